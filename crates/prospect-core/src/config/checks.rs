@@ -1,0 +1,174 @@
+//! What each section refuses, and the values that follow from several keys.
+
+use super::error::require;
+use super::{
+    ConfigError, CoordinatorConfig, DataConfig, ObjectiveConfig, ObjectiveName, TrainConfig, Weight,
+};
+
+impl DataConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        require(!self.train.is_empty(), "data.train", "[]", "at least one file is needed")?;
+        require(
+            self.max_length >= 2,
+            "data.max_length",
+            self.max_length,
+            "a prompt token and a completion token must fit: set 2 or more",
+        )
+    }
+}
+
+impl ObjectiveConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        require(positive(self.beta), "objective.beta", self.beta, "it must be above 0")?;
+        for (key, weight) in [
+            ("objective.desirable_weight", self.desirable_weight),
+            ("objective.undesirable_weight", self.undesirable_weight),
+        ] {
+            if let Weight::Fixed(value) = weight {
+                require(
+                    value.is_finite() && value >= 0.0,
+                    key,
+                    value,
+                    "it must be 0 or above, or \"auto\"",
+                )?;
+            }
+        }
+        require(
+            [self.desirable_weight, self.undesirable_weight] != [Weight::Auto; 2],
+            "objective.undesirable_weight",
+            "\"auto\"",
+            "only one of the two weights can be \"auto\": set the other to a number",
+        )?;
+        require(
+            positive(self.auto_weight_target),
+            "objective.auto_weight_target",
+            self.auto_weight_target,
+            "it must be above 0; the paper's range is 1 to 1.5",
+        )
+    }
+
+    /// λ_D and λ_U for these class counts.
+    pub fn resolved_weights(&self, num_desirable: u64, num_undesirable: u64) -> (f64, f64) {
+        let ratio = self.auto_weight_target * num_undesirable as f64 / num_desirable.max(1) as f64;
+        match (self.desirable_weight, self.undesirable_weight) {
+            (Weight::Fixed(desirable), Weight::Fixed(undesirable)) => (desirable, undesirable),
+            (Weight::Fixed(desirable), Weight::Auto) => (desirable, desirable / ratio),
+            (Weight::Auto, Weight::Fixed(undesirable)) => (undesirable * ratio, undesirable),
+            (Weight::Auto, Weight::Auto) => (ratio, 1.0),
+        }
+    }
+}
+
+impl TrainConfig {
+    pub(super) fn validate(&self, objective: ObjectiveName) -> Result<(), ConfigError> {
+        let least = match objective {
+            ObjectiveName::Kto => 2,
+            ObjectiveName::ApoZeroUnpaired => 1,
+        };
+        require(
+            self.global_batch_size >= least,
+            "train.global_batch_size",
+            self.global_batch_size,
+            "the KL reference point of kto needs mismatched pairs: set 2 or more (8 to 128 is usual)",
+        )?;
+        require(
+            self.epochs.is_none() || self.steps.is_none(),
+            "train.steps",
+            self.steps.unwrap_or_default(),
+            "train.epochs is set too: keep one of them",
+        )?;
+        require(self.epochs != Some(0), "train.epochs", 0, "it must be 1 or more")?;
+        require(self.steps != Some(0), "train.steps", 0, "it must be 1 or more")?;
+        let rate = self.learning_rate;
+        require(
+            rate.is_finite() && rate >= 0.0,
+            "train.learning_rate",
+            rate,
+            "it must be 0 or above",
+        )?;
+        require(
+            self.warmup_steps.is_none() || self.warmup_ratio.is_none(),
+            "train.warmup_ratio",
+            self.warmup_ratio.unwrap_or_default(),
+            "train.warmup_steps is set too: keep one of them",
+        )?;
+        let ratio = self.warmup_ratio.unwrap_or_default();
+        require(
+            (0.0..=1.0).contains(&ratio),
+            "train.warmup_ratio",
+            ratio,
+            "it must lie between 0 and 1",
+        )?;
+        for beta in self.adam_betas {
+            require(
+                (0.0..1.0).contains(&beta),
+                "train.adam_betas",
+                beta,
+                "each must be at least 0 and below 1",
+            )?;
+        }
+        for (key, value) in [
+            ("train.adam_epsilon", self.adam_epsilon),
+            ("train.weight_decay", self.weight_decay),
+            ("train.max_grad_norm", self.max_grad_norm),
+        ] {
+            require(value.is_finite() && value >= 0.0, key, value, "it must be 0 or above")?;
+        }
+        require(self.microbatch_tokens > 0, "train.microbatch_tokens", 0, "it must be 1 or more")?;
+        require(
+            self.eval_every != Some(0),
+            "train.eval_every",
+            0,
+            "it must be 1 or more; leave it out for never",
+        )?;
+        require(self.threads != Some(0), "train.threads", 0, "it must be 1 or more")
+    }
+
+    /// Steps of warm-up in a run of `total_steps`.
+    pub fn resolved_warmup_steps(&self, total_steps: u64) -> u64 {
+        match (self.warmup_steps, self.warmup_ratio) {
+            (Some(steps), _) => steps,
+            (None, Some(ratio)) => (ratio * total_steps as f64).ceil() as u64,
+            (None, None) => 0,
+        }
+    }
+
+    /// Steps of the whole run over `num_rows` rows.
+    pub fn total_steps(&self, num_rows: u64) -> u64 {
+        let per_epoch = num_rows.div_ceil(u64::from(self.global_batch_size.max(1)));
+        self.steps.unwrap_or_else(|| self.epochs.unwrap_or(1) * per_epoch)
+    }
+}
+
+impl CoordinatorConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        require(self.workers > 0, "coordinator.workers", 0, "it must be 1 or more")?;
+        require(
+            self.lookahead_steps > 0,
+            "coordinator.lookahead_steps",
+            0,
+            "it must be 1 or more",
+        )?;
+        let ladder = [
+            ("coordinator.heartbeat_interval_seconds", self.heartbeat_interval_seconds),
+            ("coordinator.heartbeat_timeout_seconds", self.heartbeat_timeout_seconds),
+            ("coordinator.collective_timeout_seconds", self.collective_timeout_seconds),
+        ];
+        for (key, value) in ladder
+            .into_iter()
+            .chain([("coordinator.join_timeout_seconds", self.join_timeout_seconds)])
+        {
+            require(value.is_finite() && value > 0.0, key, value, "it must be above 0")?;
+        }
+        for [(lower, shorter), (key, longer)] in ladder.array_windows::<2>().copied() {
+            require(
+                longer > shorter,
+                key,
+                longer,
+                &format!("it must be longer than {lower}, which is {shorter}"),
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,29 @@
+//! The vocabulary that every crate of Prospect shares: ids, labels, sums, the
+//! work of a step and the run configuration. It does no I/O, knows no clock and
+//! holds neither tensors nor network types.
+
+mod config;
+mod digest;
+mod exit;
+mod ids;
+mod kl;
+mod label;
+mod learning_rate;
+mod metrics;
+mod report;
+mod shard;
+
+pub use config::{
+    CheckpointConfig, Columns, ConfigError, CoordinatorConfig, DataConfig, Dtype, LrSchedule, Mode,
+    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, ReferenceSection,
+    Resume, RunConfig, TrainConfig, Weight,
+};
+pub use digest::{DigestBuilder, is_model_file};
+pub use exit::ExitCode;
+pub use ids::{Generation, Incarnation, Rank, RowId, RunId, Step, WorkerId};
+pub use kl::{KlSums, ReferencePoint};
+pub use label::Label;
+pub use learning_rate::learning_rate;
+pub use metrics::StepMetrics;
+pub use report::{PhaseSeconds, ReferenceValue, StepReport, StepSums};
+pub use shard::{Microbatch, Sequence, Shard, ShardKind, Target};
