@@ -1,0 +1,166 @@
+//! What the ranks report about one pass, and its sum over ranks.
+
+use prospect_core::{
+    KlSums, PhaseSeconds, Rank, ReferencePoint, ShardKind, Step, StepReport, StepSums,
+};
+
+use super::Commit;
+
+/// One pass of the world: a training step or a shard of an evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PassKey {
+    pub(super) step: Step,
+    pub(super) kind: ShardKind,
+    pub(super) eval_index: u32,
+}
+
+/// What has arrived for a pass so far, by rank.
+#[derive(Clone, Debug)]
+pub(super) struct Pass {
+    sums: Vec<Option<KlSums>>,
+    reports: Vec<Option<StepReport>>,
+    point: Option<ReferencePoint>,
+}
+
+/// How a message stands to what arrived before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receipt {
+    /// It is the first.
+    New,
+    /// It says the same again.
+    Repeat,
+    /// It says something else than the first.
+    Differs,
+}
+
+impl Pass {
+    pub(super) fn new(world_size: u32) -> Self {
+        let world_size = world_size as usize;
+        Self { sums: vec![None; world_size], reports: vec![None; world_size], point: None }
+    }
+
+    pub(super) fn add_sums(&mut self, rank: Rank, sums: KlSums) -> Receipt {
+        put(&mut self.sums[rank.0 as usize], sums)
+    }
+
+    pub(super) fn add_report(&mut self, report: StepReport) -> Receipt {
+        put(&mut self.reports[report.rank.0 as usize], report)
+    }
+
+    pub(super) fn has_report(&self, rank: Rank) -> bool {
+        self.reports.get(rank.0 as usize).is_some_and(Option::is_some)
+    }
+
+    /// Sums of all ranks, added in the order of ranks, once all have arrived.
+    pub(super) fn merged_sums(&self) -> Option<KlSums> {
+        let mut merged = KlSums::default();
+        for sums in &self.sums {
+            merged.merge(sums.as_ref()?);
+        }
+        Some(merged)
+    }
+
+    /// Fixes the reference point of the pass.
+    pub(super) fn set_point(&mut self, point: ReferencePoint) {
+        self.point = Some(point);
+    }
+
+    /// Whether all ranks have done the pass.
+    pub(super) fn is_complete(&self) -> bool {
+        self.reports.iter().all(Option::is_some)
+    }
+
+    /// Ranks whose sums are missing although others sent theirs. Without pairs
+    /// no rank sends any.
+    pub(super) fn ranks_without_sums(&self) -> Vec<Rank> {
+        if self.sums.iter().all(Option::is_none) {
+            return Vec::new();
+        }
+        let ranks = (0..).map(Rank).zip(&self.sums);
+        ranks.filter(|(_, sums)| sums.is_none()).map(|(rank, _)| rank).collect()
+    }
+
+    /// Adds up what the ranks did.
+    pub(super) fn into_commit(self, step: Step) -> Commit {
+        let mut commit =
+            Commit { step, point: self.point.unwrap_or_default(), ..Commit::default() };
+        for (idx, report) in self.reports.into_iter().flatten().enumerate() {
+            commit.sums.merge(&report.sums);
+            if idx == 0 {
+                commit.grad_norm = report.grad_norm;
+            }
+            commit.phase_seconds = slowest(&commit.phase_seconds, &report.phase_seconds);
+            commit.peak_memory_bytes = commit.peak_memory_bytes.max(report.peak_memory_bytes);
+            commit.reference_values.extend(report.reference_values);
+        }
+        commit
+    }
+}
+
+impl Commit {
+    /// Adds a later shard of the same evaluation. The reference point is the caller's.
+    pub(super) fn append(&mut self, later: Self) {
+        self.sums.merge(&later.sums);
+        self.phase_seconds = added(&self.phase_seconds, &later.phase_seconds);
+        self.peak_memory_bytes = self.peak_memory_bytes.max(later.peak_memory_bytes);
+        self.reference_values.extend(later.reference_values);
+    }
+}
+
+/// The first sum of a report that is not finite, by name.
+pub(super) fn first_not_finite(report: &StepReport) -> Option<(&'static str, f64)> {
+    let StepSums {
+        loss,
+        reward_desirable,
+        reward_undesirable,
+        log_prob_desirable,
+        log_prob_undesirable,
+        saturation,
+        ..
+    } = report.sums;
+    [
+        ("loss", loss),
+        ("gradient norm", report.grad_norm),
+        ("reward of desirable examples", reward_desirable),
+        ("reward of undesirable examples", reward_undesirable),
+        ("log-probability of desirable examples", log_prob_desirable),
+        ("log-probability of undesirable examples", log_prob_undesirable),
+        ("saturation", saturation),
+    ]
+    .into_iter()
+    .find(|(_, value)| !value.is_finite())
+}
+
+fn put<T: PartialEq>(place: &mut Option<T>, value: T) -> Receipt {
+    match place {
+        Some(earlier) if *earlier == value => Receipt::Repeat,
+        Some(_) => Receipt::Differs,
+        None => {
+            *place = Some(value);
+            Receipt::New
+        }
+    }
+}
+
+fn slowest(left: &PhaseSeconds, right: &PhaseSeconds) -> PhaseSeconds {
+    combine(left, right, f64::max)
+}
+
+fn added(left: &PhaseSeconds, right: &PhaseSeconds) -> PhaseSeconds {
+    combine(left, right, |left, right| left + right)
+}
+
+fn combine(
+    left: &PhaseSeconds,
+    right: &PhaseSeconds,
+    with: impl Fn(f64, f64) -> f64,
+) -> PhaseSeconds {
+    PhaseSeconds {
+        scoring: with(left.scoring, right.scoring),
+        reference_point: with(left.reference_point, right.reference_point),
+        forward_backward: with(left.forward_backward, right.forward_backward),
+        all_reduce: with(left.all_reduce, right.all_reduce),
+        optimizer: with(left.optimizer, right.optimizer),
+        total: with(left.total, right.total),
+    }
+}
