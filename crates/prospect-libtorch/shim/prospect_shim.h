@@ -1,0 +1,155 @@
+// The flat C ABI of the shim; src/ffi.rs declares the same functions.
+//
+// Functions that return int return a prospect_status and, when it is not PROSPECT_OK, store in
+// `message` a text that the caller frees with prospect_message_free. Tensors are borrowed as
+// at::Tensor*, the representation that tch uses; tensors that a function hands out are new
+// at::Tensor objects that belong to the caller. No exception leaves any of these functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+
+struct prospect_store;
+struct prospect_group;
+struct prospect_work;
+
+struct prospect_adamw {
+  double lr;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+};
+
+struct prospect_memory {
+  uint64_t allocated_bytes;
+  uint64_t peak_allocated_bytes;
+  uint64_t reserved_bytes;
+};
+
+extern "C" {
+
+void prospect_message_free(char* message);
+
+// Takes over the listening socket `listen_fd`, which is bound to `port`.
+int prospect_store_host(
+    int listen_fd,
+    const char* host,
+    uint16_t port,
+    int64_t timeout_ms,
+    prospect_store** out,
+    char** message);
+int prospect_store_connect(
+    const char* host,
+    uint16_t port,
+    int64_t timeout_ms,
+    prospect_store** out,
+    char** message);
+void prospect_store_free(prospect_store* store);
+
+// Binds to the network interface, or to the loopback address when `interface` is null.
+int prospect_gloo_new(
+    const prospect_store* store,
+    const char* prefix,
+    const char* interface,
+    int rank,
+    int size,
+    int64_t timeout_ms,
+    prospect_group** out,
+    char** message);
+
+int prospect_all_reduce_sum(
+    prospect_group* group, at::Tensor* tensor, prospect_work** out, char** message);
+int prospect_reduce_scatter_sum(
+    prospect_group* group,
+    at::Tensor* output,
+    at::Tensor* input,
+    prospect_work** out,
+    char** message);
+int prospect_all_gather(
+    prospect_group* group,
+    at::Tensor* output,
+    at::Tensor* input,
+    prospect_work** out,
+    char** message);
+int prospect_broadcast(
+    prospect_group* group, at::Tensor* tensor, int root, prospect_work** out, char** message);
+int prospect_barrier(prospect_group* group, prospect_work** out, char** message);
+int prospect_work_wait(prospect_work* work, char** message);
+void prospect_work_free(prospect_work* work);
+
+// May be called from any thread, also while another waits for a work of the group.
+int prospect_group_abort(prospect_group* group, char** message);
+// Whether a collective has failed in the background; only meaningful after the device was waited for.
+int prospect_group_health(prospect_group* group, char** message);
+int prospect_group_shutdown(prospect_group* group, char** message);
+void prospect_group_free(prospect_group* group);
+
+// Writes one new tensor, or null for an input that the outputs do not depend on, per input.
+int prospect_vjp(
+    at::Tensor* const* outputs,
+    at::Tensor* const* grad_outputs,
+    size_t num_outputs,
+    at::Tensor* const* inputs,
+    size_t num_inputs,
+    int keep_graph,
+    at::Tensor** gradients,
+    char** message);
+
+int prospect_fused_adamw(
+    at::Tensor* const* params,
+    at::Tensor* const* grads,
+    at::Tensor* const* exp_avgs,
+    at::Tensor* const* exp_avg_sqs,
+    at::Tensor* const* steps,
+    size_t count,
+    const prospect_adamw* options,
+    char** message);
+
+// Flash attention over packed sequences, CUDA half precision.
+int prospect_varlen_flash(
+    const at::Tensor* q,
+    const at::Tensor* k,
+    const at::Tensor* v,
+    const at::Tensor* cu_seqlens,
+    int64_t max_seqlen,
+    double scale,
+    at::Tensor** out,
+    char** message);
+// One fused attention a sequence; `lengths` sums to the number of tokens.
+int prospect_varlen_sdpa(
+    const at::Tensor* q,
+    const at::Tensor* k,
+    const at::Tensor* v,
+    const int64_t* lengths,
+    size_t num_sequences,
+    double scale,
+    at::Tensor** out,
+    char** message);
+
+// The number of devices the NVIDIA driver offers; 0 when there is no driver.
+int prospect_cuda_driver_devices();
+// Brings libtorch_cuda into the process from the folder that libtorch_cpu came from.
+int prospect_load_torch_cuda(char** message);
+int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message);
+int prospect_cuda_reset_peak(int device_idx, char** message);
+
+// Loads a shared object from memory and finds one symbol in it.
+int prospect_load_image(
+    const uint8_t* bytes, size_t size, const char* symbol, void** out, char** message);
+
+// Not part of this library: the one function of the CUDA half's shared object.
+int prospect_nccl_new(
+    const prospect_store* store,
+    const char* prefix,
+    int rank,
+    int size,
+    int64_t timeout_ms,
+    prospect_group** out,
+    char** message);
+
+} // extern "C"

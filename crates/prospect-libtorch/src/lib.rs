@@ -1,0 +1,29 @@
+//! What the training engine needs of libtorch and tch does not offer: c10d process groups,
+//! vector-Jacobian products, packed attention, the fused AdamW and memory counters.
+//!
+//! This is the only crate with unsafe code. Everything C++ sits behind a flat C interface that
+//! catches every exception, arguments are checked before they cross it, and what comes back is
+//! a [`LibtorchError`].
+
+mod attention;
+mod autograd;
+mod checks;
+mod cuda;
+mod error;
+mod ffi;
+mod memory;
+mod optimizer;
+mod process_group;
+mod store;
+
+pub use attention::varlen_attention;
+pub use autograd::{KeepGraph, vjp};
+pub use cuda::{cuda_device_count, ensure_cuda_loaded, set_threads};
+pub use error::{LibtorchError, Result};
+pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};
+pub use optimizer::{AdamWOptions, fused_adamw};
+pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};
+pub use store::TcpStore;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,40 @@
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::testing::devices;
+
+#[test]
+fn the_peak_is_read_in_bytes() {
+    let status = "Name:\tworker\nVmPeak:\t  999 kB\nVmHWM:\t  113828 kB\n";
+    assert_eq!(peak_bytes(status), Some(113_828 * 1024));
+    assert_eq!(peak_bytes("Name:\tworker\n"), None);
+    assert_eq!(peak_bytes("VmHWM:\t many kB\n"), None);
+}
+
+#[test]
+fn the_process_has_a_peak() {
+    assert!(process_peak_memory_bytes().is_some_and(|bytes| bytes > 1 << 20));
+}
+
+#[test]
+fn counters_follow_the_tensors_of_a_gpu_and_are_unavailable_without() {
+    const BYTES: u64 = 1 << 24;
+    if devices().len() == 1 {
+        for error in [cuda_memory_stats(0).unwrap_err(), reset_cuda_peak(0).unwrap_err()] {
+            let missing = matches!(error, LibtorchError::BackendUnavailable { .. });
+            assert!(missing, "{error}");
+        }
+        return;
+    }
+    let before = cuda_memory_stats(0).unwrap();
+    let tensor = Tensor::f_zeros([BYTES as i64], (Kind::Uint8, Device::Cuda(0))).unwrap();
+    let during = cuda_memory_stats(0).unwrap();
+    drop(tensor);
+    assert!(during.allocated_bytes >= before.allocated_bytes + BYTES);
+    assert!(during.reserved_bytes >= during.allocated_bytes);
+    assert!(during.peak_allocated_bytes >= during.allocated_bytes);
+    reset_cuda_peak(0).unwrap();
+    let after = cuda_memory_stats(0).unwrap();
+    assert!(after.peak_allocated_bytes < during.peak_allocated_bytes);
+    assert!(cuda_memory_stats(cuda_device_count()).is_err());
+}

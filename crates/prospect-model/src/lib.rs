@@ -1,0 +1,30 @@
+//! Decoder-only language models on libtorch: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and Qwen3,
+//! loaded from and saved to Hugging Face directories. A model is one chain (embedding, blocks,
+//! final norm) whose blocks are configured by data; nothing in the configuration or the weights is
+//! guessed or passed over. This crate knows neither objectives nor ranks.
+
+mod block;
+mod checkpoint;
+mod config;
+mod error;
+pub mod generate;
+mod layout;
+mod load;
+mod model;
+mod rotary;
+mod save;
+mod spec;
+
+pub use block::Attend;
+pub use config::{Family, Llama3Scaling, ModelConfig, RopeConfig};
+pub use error::{ErrorClass, ModelError};
+pub use layout::Layout;
+pub use load::{ComputeType, LoadOptions};
+pub use model::{CausalLm, NamedParameter};
+pub use rotary::RotaryTables;
+pub use save::SaveType;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
