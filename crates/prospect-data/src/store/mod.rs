@@ -1,0 +1,131 @@
+//! The token store: all rows as tokens with an index, in one directory that is
+//! named by the hash of everything it was made of. A second run opens it at
+//! once; a damaged one is made anew.
+
+mod build;
+mod format;
+mod key;
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use prospect_core::{DataConfig, Label, RowId};
+
+use crate::{DataError, DataReport, read};
+use format::IndexRow;
+
+/// Tokens of all rows, held in memory: 4 bytes a token and 40 a row.
+#[derive(Debug)]
+pub struct TokenStore {
+    index: Vec<IndexRow>,
+    /// Where each row's tokens begin.
+    starts: Vec<usize>,
+    token_ids: Vec<u32>,
+    num_desirable: u64,
+    digest: String,
+}
+
+/// One row of a store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowView<'a> {
+    /// Tokens of the prompt; at least one.
+    pub prompt: &'a [u32],
+    /// Tokens of the completion; at least one.
+    pub completion: &'a [u32],
+    /// What the feedback says.
+    pub label: Label,
+    /// The row's own weight.
+    pub weight: f64,
+    /// Hash of the prompt's tokens.
+    pub prompt_hash: u64,
+    /// Hash of the completion's tokens.
+    pub completion_hash: u64,
+}
+
+impl TokenStore {
+    /// Opens the store of `files` below `cache_dir`, making it first where there is none or
+    /// where it is damaged. The store is found by content: renamed files are the same files.
+    ///
+    /// # Errors
+    /// Data that cannot be read or trained on (see [`DataReport::ensure_usable`]), a model
+    /// directory that cannot tokenise it, or a cache directory that cannot be written.
+    pub fn open_or_build(
+        files: &[String],
+        model_dir: &Path,
+        config: &DataConfig,
+        cache_dir: &Path,
+    ) -> Result<(Self, DataReport), DataError> {
+        let sources = read::expand(files)?;
+        let dir = cache_dir.join(key::key(&sources, model_dir, config)?);
+        let opened = if dir.exists() { open::open(&dir).map(Some) } else { Ok(None) };
+        let (store, mut report) = match opened {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                build::build(&sources, model_dir, config, &dir)?;
+                open::open(&dir)?
+            }
+            Err(error @ DataError::DamagedStore { .. }) => {
+                tracing::warn!(%error, "building the token store again");
+                build::remove(&dir)?;
+                build::build(&sources, model_dir, config, &dir)?;
+                open::open(&dir)?
+            }
+            Err(error) => return Err(error),
+        };
+        let names: Vec<String> = sources.iter().map(read::Source::name).collect();
+        report.rename_files(&names);
+        Ok((store, report))
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> u64 {
+        self.index.len() as u64
+    }
+
+    /// Whether there are no rows. A store that was built has some.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// A row.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::len`].
+    pub fn row(&self, row: RowId) -> RowView<'_> {
+        let idx = usize::try_from(row.0).unwrap_or(usize::MAX);
+        let entry = &self.index[idx];
+        let token_ids = &self.token_ids[self.starts[idx]..][..entry.num_tokens()];
+        let (prompt, completion) = token_ids.split_at(entry.prompt_len as usize);
+        RowView {
+            prompt,
+            completion,
+            label: entry.label,
+            weight: entry.weight,
+            prompt_hash: entry.prompt_hash,
+            completion_hash: entry.completion_hash,
+        }
+    }
+
+    /// Number of desirable rows.
+    pub fn num_desirable(&self) -> u64 {
+        self.num_desirable
+    }
+
+    /// Number of undesirable rows.
+    pub fn num_undesirable(&self) -> u64 {
+        self.len() - self.num_desirable
+    }
+
+    /// Number of tokens of all rows.
+    pub fn num_tokens(&self) -> u64 {
+        self.token_ids.len() as u64
+    }
+
+    /// Hash of all tokens, labels and weights in their order, in hexadecimal. Two runs with
+    /// the same digest train on the same data.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
