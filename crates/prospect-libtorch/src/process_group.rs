@@ -1,25 +1,29 @@
 //! Process groups: the collectives of c10d over Gloo (CPU) and NCCL (CUDA).
 
+mod collectives;
 mod handle;
 mod work;
 
 use std::cell::Cell;
-use std::ffi::{CString, c_int};
+use std::ffi::{CString, OsString, c_int};
 use std::marker::PhantomData;
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tch::{Device, Tensor};
+use tch::Device;
 
-use crate::checks::{Argument, Spec, refuse, timeout_ms};
-use crate::error::{LibtorchError, Result};
+use crate::checks::{refuse, timeout_ms};
+use crate::error::Result;
 use crate::store::TcpStore;
 use crate::{cuda, ffi};
 
 pub use handle::AbortHandle;
 use handle::Handle;
 pub use work::Work;
+
+const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
 
 /// The library that moves the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +74,8 @@ impl ProcessGroup {
     /// interface unless the environment variable `GLOO_SOCKET_IFNAME` names another.
     ///
     /// # Errors
-    /// [`LibtorchError::BackendUnavailable`] for NCCL without a GPU or in a build without CUDA,
-    /// [`LibtorchError::Timeout`] when a rank does not come.
+    /// [`LibtorchError::BackendUnavailable`](crate::LibtorchError::BackendUnavailable) for NCCL without a GPU or in a build without CUDA,
+    /// [`LibtorchError::Timeout`](crate::LibtorchError::Timeout) when a rank does not come.
     pub fn new(
         backend: Backend,
         store: &TcpStore,
@@ -95,7 +99,7 @@ impl ProcessGroup {
         let mut raw = ptr::null_mut();
         match backend {
             Backend::Gloo => {
-                let interface = gloo_interface()?;
+                let interface = gloo_interface(std::env::var_os(GLOO_SOCKET_IFNAME))?;
                 let interface = interface.as_ref().map_or(ptr::null(), |name| name.as_ptr());
                 ffi::call(OP, |message| {
                     // SAFETY: the store is alive, the texts and `raw` outlive the call.
@@ -156,84 +160,6 @@ impl ProcessGroup {
         self.backend
     }
 
-    /// Replaces `tensor` on every rank by the sum over the ranks.
-    pub fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<Work> {
-        const OP: &str = "all_reduce_sum";
-        self.check(OP, "tensor", tensor)?;
-        self.start(OP, |out, message| {
-            // SAFETY: the group is alive and the tensor defined; the work shares its storage.
-            unsafe {
-                ffi::prospect_all_reduce_sum(self.handle.as_ptr(), tensor.as_ptr(), out, message)
-            }
-        })
-    }
-
-    /// Sums `input` over the ranks and gives rank r the r-th of `world_size` equal parts of it.
-    pub fn reduce_scatter_sum(&self, output: &mut Tensor, input: &Tensor) -> Result<Work> {
-        const OP: &str = "reduce_scatter_sum";
-        self.check_parts(OP, ("output", output), ("input", input))?;
-        self.start(OP, |out, message| {
-            // SAFETY: the group is alive and the tensors defined; the work shares their storage.
-            unsafe {
-                ffi::prospect_reduce_scatter_sum(
-                    self.handle.as_ptr(),
-                    output.as_ptr(),
-                    input.as_ptr(),
-                    out,
-                    message,
-                )
-            }
-        })
-    }
-
-    /// Puts the `input` of rank r into the r-th of `world_size` equal parts of `output`.
-    pub fn all_gather(&self, output: &mut Tensor, input: &Tensor) -> Result<Work> {
-        const OP: &str = "all_gather";
-        self.check_parts(OP, ("input", input), ("output", output))?;
-        self.start(OP, |out, message| {
-            // SAFETY: the group is alive and the tensors defined; the work shares their storage.
-            unsafe {
-                ffi::prospect_all_gather(
-                    self.handle.as_ptr(),
-                    output.as_ptr(),
-                    input.as_ptr(),
-                    out,
-                    message,
-                )
-            }
-        })
-    }
-
-    /// Replaces `tensor` on every rank by that of the rank `root`.
-    pub fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<Work> {
-        const OP: &str = "broadcast";
-        self.check(OP, "tensor", tensor)?;
-        if root >= self.world_size {
-            let reason = format!("{root} is not below the world size {}", self.world_size);
-            return refuse(OP, "root", reason);
-        }
-        self.start(OP, |out, message| {
-            // SAFETY: the group is alive and the tensor defined; the work shares its storage.
-            unsafe {
-                ffi::prospect_broadcast(
-                    self.handle.as_ptr(),
-                    tensor.as_ptr(),
-                    root as c_int,
-                    out,
-                    message,
-                )
-            }
-        })
-    }
-
-    /// A work that is done once every rank has called this.
-    pub fn barrier(&self) -> Result<Work> {
-        self.start("barrier", |out, message| {
-            // SAFETY: the group is alive.
-            unsafe { ffi::prospect_barrier(self.handle.as_ptr(), out, message) }
-        })
-    }
-
     /// Whether every collective that has run so far has succeeded.
     ///
     /// Gloo reports a failure from [`Work::wait`]. With NCCL that only orders streams, and the
@@ -256,48 +182,6 @@ impl ProcessGroup {
     pub fn abort_handle(&self) -> AbortHandle {
         AbortHandle::new(&self.handle)
     }
-
-    fn start(
-        &self,
-        op: &'static str,
-        body: impl FnOnce(*mut *mut ffi::Work, ffi::Message) -> c_int,
-    ) -> Result<Work> {
-        let mut raw = ptr::null_mut();
-        self.handle.guarded(op, |message| body(&mut raw, message))?;
-        Ok(Work::from_raw(op, raw, Arc::clone(&self.handle)))
-    }
-
-    fn check(&self, op: &'static str, name: &'static str, tensor: &Tensor) -> Result<Spec> {
-        let argument = Argument::new(op, name, tensor);
-        let spec = argument.contiguous()?;
-        if !self.backend.takes(spec.device) {
-            let backend = self.backend.name();
-            return argument.refuse(format!("{backend} has no use for {:?}", spec.device));
-        }
-        Ok(spec)
-    }
-
-    /// Checks that `whole` is as large as the parts of all ranks.
-    fn check_parts(
-        &self,
-        op: &'static str,
-        (part_name, part): (&'static str, &Tensor),
-        (whole_name, whole): (&'static str, &Tensor),
-    ) -> Result<()> {
-        let part = self.check(op, part_name, part)?;
-        let found = self.check(op, whole_name, whole)?;
-        let fits =
-            i64::try_from(self.world_size).ok().and_then(|size| part.numel().checked_mul(size))
-                == Some(found.numel());
-        if !fits || part.kind != found.kind || part.device != found.device {
-            let reason = format!(
-                "it is {found}, but has to be {} times the {part_name}, which is {part}",
-                self.world_size
-            );
-            return refuse(op, whole_name, reason);
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Debug for ProcessGroup {
@@ -310,18 +194,19 @@ impl std::fmt::Debug for ProcessGroup {
     }
 }
 
-/// The network interface that the environment asks for.
-fn gloo_interface() -> Result<Option<CString>> {
-    const NAME: &str = "GLOO_SOCKET_IFNAME";
-    match std::env::var(NAME) {
-        Ok(name) if !name.is_empty() => ffi::c_string("ProcessGroup::new", NAME, &name).map(Some),
-        Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(name)) => Err(LibtorchError::InvalidArgument {
-            op: "ProcessGroup::new",
-            argument: NAME,
-            reason: format!("{name:?} is not the name of an interface"),
-        }),
+/// The network interface that the environment variable asks for.
+fn gloo_interface(value: Option<OsString>) -> Result<Option<CString>> {
+    const OP: &str = "ProcessGroup::new";
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let name = value.to_string_lossy();
+    let known = Path::new("/sys/class/net");
+    if known.exists() && !known.join(&value).exists() {
+        let reason = format!("this machine has no network interface {name:?}");
+        return refuse(OP, GLOO_SOCKET_IFNAME, reason);
     }
+    ffi::c_string(OP, GLOO_SOCKET_IFNAME, &name).map(Some)
 }
 
 #[cfg(test)]

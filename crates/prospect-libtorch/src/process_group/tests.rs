@@ -1,9 +1,10 @@
 use std::sync::mpsc;
 use std::thread;
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use super::*;
+use crate::LibtorchError;
 use crate::testing::{devices, values};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -262,4 +263,14 @@ fn a_rank_outside_the_world_is_refused() {
         error.to_string(),
         "ProcessGroup::new cannot take rank: 2 is not below the world size 2"
     );
+}
+
+#[test]
+fn the_interface_has_to_be_one_of_this_machine() {
+    let interface = |name: Option<&str>| gloo_interface(name.map(OsString::from));
+    assert_eq!(interface(None).unwrap(), None);
+    assert_eq!(interface(Some("")).unwrap(), None);
+    assert_eq!(interface(Some("lo")).unwrap().as_deref(), Some(c"lo"));
+    let error = interface(Some("none7")).unwrap_err().to_string();
+    assert!(error.contains("GLOO_SOCKET_IFNAME: this machine has no network interface"));
 }

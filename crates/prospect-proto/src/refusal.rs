@@ -1,0 +1,96 @@
+//! The one table from reasons to refuse a call to gRPC codes. Every status
+//! carries an `ErrorInfo` with a reason that programs can compare.
+
+use std::collections::HashMap;
+
+use prospect_core::{Generation, WorkerId};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::MessageError;
+
+/// Domain of the reasons in `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "prospect";
+
+/// Why a server refuses a call or ends a stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The message means nothing.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] MessageError),
+    /// The sender belongs to a world that no longer exists.
+    #[error("generation {found} is over, the world is at {current}; join again")]
+    StaleGeneration {
+        /// What the sender said.
+        found: Generation,
+        /// What is true.
+        current: Generation,
+    },
+    /// A newer process has taken the worker's place.
+    #[error(
+        "worker {worker} was replaced by a newer process of the same name; this one has to end"
+    )]
+    StaleIncarnation {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A session of a worker that has not joined.
+    #[error("worker {worker} has not joined this run; call Join first")]
+    UnknownWorker {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The run does not take the worker.
+    #[error("worker {worker} cannot join: {reason}")]
+    JoinRefused {
+        /// The worker.
+        worker: WorkerId,
+        /// Why, and what to change.
+        reason: String,
+    },
+    /// The run is over.
+    #[error("the run has ended: {reason}")]
+    RunEnded {
+        /// How.
+        reason: String,
+    },
+    /// A reader asked for a history that is kept elsewhere or is damaged.
+    #[error("the record cannot be read: {reason}")]
+    Unreadable {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A message that is out of order.
+    #[error("message out of order: {reason}")]
+    OutOfOrder {
+        /// What was expected.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// Code and reason of each refusal.
+    fn table(&self) -> (Code, &'static str) {
+        match self {
+            Self::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            Self::StaleGeneration { .. } => (Code::FailedPrecondition, "STALE_GENERATION"),
+            Self::StaleIncarnation { .. } => (Code::FailedPrecondition, "STALE_INCARNATION"),
+            Self::UnknownWorker { .. } => (Code::NotFound, "UNKNOWN_WORKER"),
+            Self::JoinRefused { .. } => (Code::FailedPrecondition, "JOIN_REFUSED"),
+            Self::RunEnded { .. } => (Code::FailedPrecondition, "RUN_ENDED"),
+            Self::Unreadable { .. } => (Code::DataLoss, "UNREADABLE_RECORD"),
+            Self::OutOfOrder { .. } => (Code::InvalidArgument, "OUT_OF_ORDER"),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let (code, reason) = refusal.table();
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+        if let Refusal::Malformed(error) = &refusal {
+            details.add_bad_request_violation(error.field.as_str(), error.problem.as_str());
+        }
+        Self::with_error_details(code, refusal.to_string(), details)
+    }
+}

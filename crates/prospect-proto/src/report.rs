@@ -1,0 +1,151 @@
+//! What ranks report, to and from the wire. Sums may be infinite or no numbers
+//! here: the run's state machine decides what becomes of them.
+
+use prospect_core::{
+    KlSums, PhaseSeconds, Rank, ReferenceValue, RowId, ShardKind, Step, StepReport, StepSums,
+};
+
+use crate::error::{require, require_finite};
+use crate::shard::{list, parse_kind};
+use crate::{MessageError, v1};
+
+impl From<StepSums> for v1::StepSums {
+    fn from(sums: StepSums) -> Self {
+        Self {
+            loss: sums.loss,
+            num_desirable: sums.num_desirable,
+            num_undesirable: sums.num_undesirable,
+            reward_desirable: sums.reward_desirable,
+            reward_undesirable: sums.reward_undesirable,
+            log_prob_desirable: sums.log_prob_desirable,
+            log_prob_undesirable: sums.log_prob_undesirable,
+            num_correct: sums.num_correct,
+            saturation: sums.saturation,
+            num_tokens: sums.num_tokens,
+            num_mismatched_tokens: sums.num_mismatched_tokens,
+            flops: sums.flops,
+        }
+    }
+}
+
+impl From<v1::StepSums> for StepSums {
+    fn from(sums: v1::StepSums) -> Self {
+        Self {
+            loss: sums.loss,
+            num_desirable: sums.num_desirable,
+            num_undesirable: sums.num_undesirable,
+            reward_desirable: sums.reward_desirable,
+            reward_undesirable: sums.reward_undesirable,
+            log_prob_desirable: sums.log_prob_desirable,
+            log_prob_undesirable: sums.log_prob_undesirable,
+            num_correct: sums.num_correct,
+            saturation: sums.saturation,
+            num_tokens: sums.num_tokens,
+            num_mismatched_tokens: sums.num_mismatched_tokens,
+            flops: sums.flops,
+        }
+    }
+}
+
+impl From<PhaseSeconds> for v1::PhaseSeconds {
+    fn from(seconds: PhaseSeconds) -> Self {
+        Self {
+            scoring: seconds.scoring,
+            reference_point: seconds.reference_point,
+            forward_backward: seconds.forward_backward,
+            all_reduce: seconds.all_reduce,
+            optimizer: seconds.optimizer,
+            total: seconds.total,
+        }
+    }
+}
+
+impl From<v1::PhaseSeconds> for PhaseSeconds {
+    fn from(seconds: v1::PhaseSeconds) -> Self {
+        Self {
+            scoring: seconds.scoring,
+            reference_point: seconds.reference_point,
+            forward_backward: seconds.forward_backward,
+            all_reduce: seconds.all_reduce,
+            optimizer: seconds.optimizer,
+            total: seconds.total,
+        }
+    }
+}
+
+impl From<ReferenceValue> for v1::ReferenceValue {
+    fn from(value: ReferenceValue) -> Self {
+        Self {
+            prompt_row: value.prompt_row.0,
+            completion_row: value.completion_row.0,
+            log_prob: value.log_prob,
+        }
+    }
+}
+
+impl TryFrom<v1::ReferenceValue> for ReferenceValue {
+    type Error = MessageError;
+
+    fn try_from(value: v1::ReferenceValue) -> Result<Self, MessageError> {
+        require_finite(value.log_prob, "log_prob")?;
+        Ok(Self {
+            prompt_row: RowId(value.prompt_row),
+            completion_row: RowId(value.completion_row),
+            log_prob: value.log_prob,
+        })
+    }
+}
+
+/// The rank is not on the wire: it follows from the session, so that no worker
+/// can speak for another.
+impl From<StepReport> for v1::StepReport {
+    fn from(report: StepReport) -> Self {
+        Self {
+            step: report.step.0,
+            kind: v1::ShardKind::from(report.kind).into(),
+            eval_index: report.eval_index,
+            sums: Some(report.sums.into()),
+            grad_norm: report.grad_norm,
+            reference_values: report.reference_values.into_iter().map(Into::into).collect(),
+            phase_seconds: Some(report.phase_seconds.into()),
+            peak_memory_bytes: report.peak_memory_bytes,
+        }
+    }
+}
+
+/// Leaves the rank at 0 for the receiver to fill in.
+impl TryFrom<v1::StepReport> for StepReport {
+    type Error = MessageError;
+
+    fn try_from(report: v1::StepReport) -> Result<Self, MessageError> {
+        let kind = parse_kind(report.kind, "kind")?;
+        require_step(report.step, kind)?;
+        Ok(Self {
+            rank: Rank::default(),
+            step: Step(report.step),
+            kind,
+            eval_index: report.eval_index,
+            sums: report.sums.ok_or_else(|| MessageError::missing("sums"))?.into(),
+            grad_norm: report.grad_norm,
+            reference_values: list(report.reference_values, "reference_values")?,
+            phase_seconds: report
+                .phase_seconds
+                .ok_or_else(|| MessageError::missing("phase_seconds"))?
+                .into(),
+            peak_memory_bytes: report.peak_memory_bytes,
+        })
+    }
+}
+
+impl From<&v1::KlReport> for KlSums {
+    fn from(report: &v1::KlReport) -> Self {
+        Self { sum: report.sum, sum_of_squares: report.sum_of_squares, count: report.count }
+    }
+}
+
+/// Refuses step 0 in training.
+pub(crate) fn require_step(step: u64, kind: ShardKind) -> Result<(), MessageError> {
+    require(kind == ShardKind::Eval || step > 0, "step", || {
+        "steps of training count from 1".to_owned()
+    })
+}

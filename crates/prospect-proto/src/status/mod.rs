@@ -1,0 +1,135 @@
+//! The state of a run as the status service tells it.
+
+mod convert;
+mod phase;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use prospect_core::{Generation, Rank, RunId, Step, StepMetrics, WorkerId};
+
+/// Phases of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Reading and tokenising data.
+    #[default]
+    Preparing,
+    /// Waiting for workers to join.
+    Waiting,
+    /// Workers load the model and find each other.
+    Forming,
+    /// Steps are being done.
+    Training,
+    /// A pass over the evaluation data is being done.
+    Evaluating,
+    /// The trained model is being saved.
+    Finishing,
+    /// All is done.
+    Complete,
+    /// Stopped on request with a durable checkpoint.
+    Stopped,
+    /// Ended by a failure.
+    Failed,
+}
+
+/// States of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WorkerState {
+    /// Known, without a session yet.
+    Joined,
+    /// Loading the model or meeting its peers.
+    Forming,
+    /// Taking part in steps.
+    Ready,
+    /// Gone in good order.
+    Left,
+    /// Gone without a word.
+    Lost,
+}
+
+/// A run at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunStatus {
+    /// Name of the run.
+    pub run_id: RunId,
+    /// What is being done.
+    pub phase: Phase,
+    /// Why, in words for a person.
+    pub reason: String,
+    /// Last step that was committed.
+    pub step: Step,
+    /// Steps in all.
+    pub total_steps: u64,
+    /// Epochs completed.
+    pub epoch: f64,
+    /// Generation of the world.
+    pub generation: Generation,
+    /// Ranks in the world.
+    pub world_size: u32,
+    /// Expected time until the last step is done.
+    pub eta: Option<Duration>,
+    /// When the coordinator started.
+    pub start_time: SystemTime,
+    /// Step of the newest durable checkpoint.
+    pub checkpoint_step: Option<Step>,
+    /// Metrics of the last committed step.
+    pub metrics: Option<MetricPoint>,
+    /// Metrics of the last evaluation.
+    pub eval_metrics: Option<MetricPoint>,
+    /// The workers, in the order of their ranks.
+    pub workers: Vec<WorkerStatus>,
+    /// Run directory.
+    pub run_dir: String,
+}
+
+/// One worker at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub worker: WorkerId,
+    /// Its rank, once it has one.
+    pub rank: Option<Rank>,
+    /// Its state.
+    pub state: WorkerState,
+    /// Its device in words.
+    pub device: String,
+    /// Its host.
+    pub host: String,
+    /// Step that it is working on.
+    pub step: Step,
+    /// Time since its last sign of life.
+    pub heartbeat_age: Duration,
+    /// Highest memory use so far.
+    pub peak_memory_bytes: u64,
+}
+
+/// Metrics of one step by key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetricPoint {
+    /// The step.
+    pub step: Step,
+    /// Value by key, for instance `rewards/margins`.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Number without gaps, from 1.
+    pub sequence: u64,
+    /// When.
+    pub time: SystemTime,
+    /// What, as one word, for instance `checkpoint_saved`.
+    pub kind: String,
+    /// What, in words for a person.
+    pub message: String,
+    /// Step that it belongs to, 0 for none.
+    pub step: Step,
+}
+
+impl MetricPoint {
+    /// The metrics of a step; `prefix` is put in front of every key.
+    pub fn new(metrics: &StepMetrics, prefix: &str) -> Self {
+        Self { step: metrics.step, values: metrics.values(prefix).into_iter().collect() }
+    }
+}

@@ -1,0 +1,202 @@
+//! Walks the model's chain on one microbatch: forward block by block, then backward by one
+//! vector-Jacobian product per block. The input of every block is a detached leaf, so each block
+//! has a graph of its own that is freed as soon as its product is done.
+//!
+//! Shape suffixes: t tokens of the pass, n completion tokens, h hidden width.
+
+use prospect_core::{Recompute, Sequence};
+use prospect_libtorch::{KeepGraph, vjp};
+use prospect_model::CausalLm;
+use tch::{Device, Kind, Tensor};
+
+use crate::TrainError;
+use crate::batch::PackedBatch;
+use crate::head::{self, HeadGradient, HeadVisit, TILE_BYTES, Visits};
+use crate::parameters::Parameters;
+use crate::reduction::Reduction;
+
+/// A forward pass that waits for its coefficients.
+pub(crate) struct ForwardPass {
+    batch: PackedBatch,
+    /// `[T, H]` per block: leaves.
+    inputs_th: Vec<Tensor>,
+    /// `[T, H]` per block with its graph; empty when blocks are computed again.
+    outputs_th: Vec<Tensor>,
+    /// `[N, H]`, a leaf: the last block's output where completion tokens are predicted.
+    final_nh: Tensor,
+    /// `[N, H]` with its graph.
+    normed_nh: Tensor,
+    head: HeadVisit,
+    /// Per sequence: sum of the completion's log-probabilities, in nats.
+    pub(crate) log_probs: Vec<f64>,
+}
+
+/// Log-probabilities of the completions, one per sequence, without gradient.
+pub(crate) fn score_batch(
+    model: &CausalLm,
+    sequences: &[&Sequence],
+) -> Result<Vec<f64>, TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let batch = PackedBatch::new(model, sequences)?;
+    let mut hidden_th = model.embed(&batch.token_ids_t)?;
+    for idx in 0..model.config().num_layers {
+        hidden_th = model.block(idx, &hidden_th, &batch.layout)?;
+    }
+    let final_nh = hidden_th.f_index_select(0, &batch.positions_n)?;
+    drop(hidden_th);
+    let normed_nh = model.final_norm(&final_nh)?;
+    let weight_vh = model.head_weight();
+    let visit =
+        head::log_probs(&normed_nh, &weight_vh, &batch.targets_n, Visits::Once, TILE_BYTES)?;
+    batch.sum_per_sequence(&visit.log_probs_n)
+}
+
+impl ForwardPass {
+    /// Computes the log-probabilities and keeps what the backward pass needs.
+    pub(crate) fn new(
+        model: &CausalLm,
+        sequences: &[&Sequence],
+        recompute: Recompute,
+    ) -> Result<Self, TrainError> {
+        let batch = PackedBatch::new(model, sequences)?;
+        let mut hidden_th = {
+            let _no_grad = tch::no_grad_guard();
+            leaf(&model.embed(&batch.token_ids_t)?)?
+        };
+        let (mut inputs_th, mut outputs_th) = (Vec::new(), Vec::new());
+        for idx in 0..model.config().num_layers {
+            let output_th = match recompute {
+                Recompute::None => model.block(idx, &hidden_th, &batch.layout)?,
+                Recompute::Blocks => {
+                    let _no_grad = tch::no_grad_guard();
+                    model.block(idx, &hidden_th, &batch.layout)?
+                }
+            };
+            let next_th = leaf(&output_th)?;
+            inputs_th.push(std::mem::replace(&mut hidden_th, next_th));
+            if recompute == Recompute::None {
+                outputs_th.push(output_th);
+            }
+        }
+        let final_nh = leaf(&hidden_th.f_detach()?.f_index_select(0, &batch.positions_n)?)?;
+        let normed_nh = model.final_norm(&final_nh)?;
+        let head = head::log_probs(
+            &normed_nh,
+            &model.head_weight(),
+            &batch.targets_n,
+            Visits::Twice,
+            TILE_BYTES,
+        )?;
+        let log_probs = batch.sum_per_sequence(&head.log_probs_n)?;
+        Ok(Self { batch, inputs_th, outputs_th, final_nh, normed_nh, head, log_probs })
+    }
+
+    /// Adds the gradients of all parameters for these derivatives of the loss with respect to
+    /// the sequences' log-probabilities. With a reduction, these are the step's last gradients,
+    /// and each segment's sum over ranks starts as soon as they are there.
+    pub(crate) fn backward(
+        mut self,
+        model: &CausalLm,
+        parameters: &Parameters,
+        coefficients: &[f64],
+        mut reduction: Option<&mut Reduction<'_>>,
+    ) -> Result<(), TrainError> {
+        let num_layers = model.config().num_layers;
+        let mut gradient_th = self.head_backward(model, parameters, coefficients)?;
+        for idx in (0..num_layers).rev() {
+            // The segment behind this block is final.
+            if let Some(reduction) = reduction.as_deref_mut() {
+                reduction.start_from(idx + 2, parameters)?;
+            }
+            let input_th = self.inputs_th.pop().expect("the forward pass kept every block's input");
+            let output_th = match self.outputs_th.pop() {
+                Some(output_th) => output_th,
+                None => model.block(idx, &input_th, &self.batch.layout)?,
+            };
+            gradient_th = segment_vjp(parameters, idx + 1, output_th, input_th, gradient_th)?;
+        }
+        if let Some(reduction) = reduction.as_deref_mut() {
+            reduction.start_from(1, parameters)?;
+        }
+        add_rows(&parameters.embedding_gradient()?, &self.batch.token_ids_t, &gradient_th)?;
+        if let Some(reduction) = reduction {
+            reduction.start_from(0, parameters)?;
+        }
+        Ok(())
+    }
+
+    /// Through head and final norm: the gradient of the last block's output, `[T, H]`.
+    fn head_backward(
+        &mut self,
+        model: &CausalLm,
+        parameters: &Parameters,
+        coefficients: &[f64],
+    ) -> Result<Tensor, TrainError> {
+        let kind = model.kind();
+        let coefficients_n = self.batch.spread(coefficients)?;
+        let normed_gradient_nh = head::gradient(
+            &self.normed_nh,
+            &model.head_weight(),
+            &self.batch.targets_n,
+            self.head.take(),
+            &HeadGradient {
+                coefficients_n: &coefficients_n,
+                weight_gradient_vh: &parameters.head_gradient()?,
+                tile_bytes: TILE_BYTES,
+            },
+        )?;
+        let final_gradient_nh = segment_vjp(
+            parameters,
+            model.config().num_layers + 1,
+            self.normed_nh.shallow_clone(),
+            self.final_nh.shallow_clone(),
+            normed_gradient_nh.f_to_kind(kind)?,
+        )?;
+        let _no_grad = tch::no_grad_guard();
+        let shape = [self.batch.token_ids_t.size1()?, self.final_nh.size2()?.1];
+        let mut gradient_th = Tensor::f_zeros(shape, (kind, model.device()))?;
+        let _ = gradient_th.f_index_copy_(0, &self.batch.positions_n, &final_gradient_nh)?;
+        Ok(gradient_th)
+    }
+}
+
+/// The product for one segment: adds the gradients of its parameters and returns its input's.
+fn segment_vjp(
+    parameters: &Parameters,
+    segment: usize,
+    output: Tensor,
+    input: Tensor,
+    output_gradient: Tensor,
+) -> Result<Tensor, TrainError> {
+    let leaves = &parameters.segments[segment].leaves;
+    // An untied head has its gradient from its tiles; the graph ends at the norm before it.
+    let num_in_graph = if segment + 1 == parameters.segments.len() { 1 } else { leaves.len() };
+    let mut inputs = vec![input];
+    inputs.extend(leaves[..num_in_graph].iter().map(Tensor::shallow_clone));
+    let mut gradients = vjp(&[output], &inputs, &[output_gradient], KeepGraph::No)?.into_iter();
+    let input_gradient = gradients.next().flatten();
+    parameters.accumulate(segment, gradients.collect())?;
+    match input_gradient {
+        Some(gradient) => Ok(gradient),
+        None => Ok(inputs[0].f_zeros_like()?),
+    }
+}
+
+/// Adds rows `[T, H]` to the rows of `sum` (f32 `[V, H]`) that `index_t` names, always in the
+/// same order: with `index_add_` on CPU, which is serial, and by sorting on CUDA, where
+/// `index_add_` would be atomic.
+fn add_rows(sum: &Tensor, index_t: &Tensor, rows_th: &Tensor) -> Result<(), TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let mut sum = sum.shallow_clone();
+    let rows_th = rows_th.f_to_kind(Kind::Float)?;
+    let _ = match sum.device() {
+        Device::Cuda(_) => sum.f_index_put_(&[Some(index_t)], &rows_th, true)?,
+        _ => sum.f_index_add_(0, index_t, &rows_th)?,
+    };
+    Ok(())
+}
+
+/// The same values without a graph, asking for gradients.
+fn leaf(tensor: &Tensor) -> Result<Tensor, TrainError> {
+    Ok(tensor.f_detach()?.f_set_requires_grad(true)?)
+}

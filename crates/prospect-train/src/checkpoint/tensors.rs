@@ -1,0 +1,127 @@
+//! Optimizer state as a safetensors file, written and read one tensor at a time, so that saving
+//! needs no second copy of it in memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tch::{Kind, Tensor};
+
+use crate::TrainError;
+
+/// Longest header that is read: far above what any model needs.
+const MAX_HEADER_BYTES: u64 = 100 << 20;
+
+/// The only type that is written.
+const DTYPE: &str = "F32";
+
+/// An open file whose header was read.
+pub(crate) struct TensorsFile {
+    path: PathBuf,
+    file: File,
+    data_start: u64,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<i64>,
+    data_offsets: [u64; 2],
+}
+
+/// Writes f32 tensors under their names.
+pub(crate) fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), TrainError> {
+    let mut header = Map::new();
+    let mut end = 0;
+    for (name, tensor) in tensors {
+        let start = end;
+        end += 4 * tensor.numel() as u64;
+        let entry = Entry { dtype: DTYPE.into(), shape: tensor.size(), data_offsets: [start, end] };
+        let entry = serde_json::to_value(entry).map_err(|error| encoding(path, &error))?;
+        header.insert(name.clone(), entry);
+    }
+    let mut header =
+        serde_json::to_vec(&Value::Object(header)).map_err(|error| encoding(path, &error))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let storage = |error| TrainError::storage("write", path)(error);
+    let mut file = BufWriter::new(File::create(path).map_err(storage)?);
+    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(storage)?;
+    file.write_all(&header).map_err(storage)?;
+    for (_, tensor) in tensors {
+        file.write_all(&bytes(tensor)?).map_err(storage)?;
+    }
+    file.flush().map_err(storage)
+}
+
+/// The elements of an f32 tensor as bytes.
+pub(crate) fn bytes(tensor: &Tensor) -> Result<Vec<u8>, TrainError> {
+    let mut bytes = vec![0; 4 * tensor.numel()];
+    tensor.f_to_kind(Kind::Float)?.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok(bytes)
+}
+
+// === impl TensorsFile ===
+
+impl TensorsFile {
+    /// Opens a file that [`write_tensors`] wrote.
+    pub(crate) fn open(path: &Path) -> Result<Self, TrainError> {
+        let storage = |error| TrainError::storage("read", path)(error);
+        let mut file = File::open(path).map_err(storage)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(storage)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER_BYTES {
+            return Err(TrainError::damaged(path, format!("has a header of {length} bytes")));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(storage)?;
+        let entries = serde_json::from_slice(&header)
+            .map_err(|error| TrainError::damaged(path, format!("has a bad header: {error}")))?;
+        Ok(Self { path: path.to_owned(), file, data_start: 8 + length, entries })
+    }
+
+    /// Copies a tensor into `destination`, which must have its shape, and forgets it.
+    pub(crate) fn take(&mut self, name: &str, destination: &Tensor) -> Result<(), TrainError> {
+        let Some(entry) = self.entries.remove(name) else {
+            return Err(TrainError::damaged(&self.path, format!("holds no tensor {name:?}")));
+        };
+        let expected = (DTYPE, destination.size(), 4 * destination.numel() as u64);
+        let [start, end] = entry.data_offsets;
+        let found = (entry.dtype.as_str(), entry.shape.clone(), end.saturating_sub(start));
+        if found != expected {
+            let path = self.path.clone();
+            let [found, expected] = [found, expected].map(|(dtype, shape, bytes)| {
+                format!("{name} of {dtype} {shape:?} in {bytes} bytes")
+            });
+            return Err(TrainError::Incompatible { path, key: "tensor", found, expected });
+        }
+        let storage = |error| TrainError::storage("read", &self.path)(error);
+        let mut bytes = vec![0; (end - start) as usize];
+        self.file.seek(SeekFrom::Start(self.data_start + start)).map_err(storage)?;
+        self.file.read_exact(&mut bytes).map_err(storage)?;
+        let tensor = Tensor::f_from_data_size(&bytes, &entry.shape, Kind::Float)?;
+        destination.shallow_clone().f_copy_(&tensor)?;
+        Ok(())
+    }
+
+    /// Refuses tensors that nobody took.
+    pub(crate) fn finish(self) -> Result<(), TrainError> {
+        match self.entries.into_keys().next() {
+            Some(name) => Err(TrainError::Incompatible {
+                path: self.path,
+                key: "tensor",
+                found: name,
+                expected: "no such tensor".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn encoding(path: &Path, error: &serde_json::Error) -> TrainError {
+    TrainError::damaged(path, format!("cannot be encoded: {error}"))
+}

@@ -1,0 +1,281 @@
+//! What can go wrong in a step, with the operands, and what each failure means for the run.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prospect_core::{ExitCode, RowId, Step};
+use prospect_libtorch::LibtorchError;
+use prospect_model::{ErrorClass, ModelError};
+
+use crate::ExchangeError;
+
+/// Why a trainer could not be made, a step not be done or its state not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The policy or the reference could not be loaded.
+    #[error("cannot load the {role}: {source}")]
+    Load {
+        /// "policy" or "reference".
+        role: &'static str,
+        /// The model's own words.
+        source: ModelError,
+    },
+    /// The policy and the reference do not share a vocabulary.
+    #[error(
+        "the reference has {reference} tokens in its vocabulary, but the policy has {policy}; give a reference of the same family"
+    )]
+    Vocabulary {
+        /// Of the policy.
+        policy: i64,
+        /// Of the reference.
+        reference: i64,
+    },
+    /// A pass through a model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A collective or an operation of the libtorch shim failed.
+    #[error(transparent)]
+    Libtorch(#[from] LibtorchError),
+    /// A tensor operation failed.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] tch::TchError),
+    /// The reference point did not come.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// A shard contradicts itself or the model.
+    #[error("the shard of step {step} cannot be computed: {problem}")]
+    Shard {
+        /// The shard's step.
+        step: Step,
+        /// What is wrong with it.
+        problem: ShardProblem,
+    },
+    /// A log-ratio, loss or gradient is not finite. The weights have not moved.
+    #[error(transparent)]
+    NotFinite(Box<NotFinite>),
+    /// A file or directory could not be written or read.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Storage {
+        /// What was being done, such as "write".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A checkpoint's file is absent, cut off or altered.
+    #[error("checkpoint file {} {problem}; resume from another checkpoint", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An intact checkpoint belongs to another run.
+    #[error("checkpoint {} has {key} {found}, but this run has {expected}; resume with the settings it was written with", path.display())]
+    Incompatible {
+        /// The checkpoint's directory or file.
+        path: PathBuf,
+        /// What differs.
+        key: &'static str,
+        /// What the checkpoint has.
+        found: String,
+        /// What this run has.
+        expected: String,
+    },
+    /// Another rank failed at something that all ranks do together.
+    #[error("rank {rank} could not {action}; its own log says why")]
+    Peer {
+        /// The rank that failed.
+        rank: usize,
+        /// What it was doing.
+        action: &'static str,
+    },
+}
+
+/// What each failure means for the run, as the control plane tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Configuration, model and world do not fit together.
+    Configuration,
+    /// Data, weights or a checkpoint are damaged.
+    Corrupt,
+    /// A file could not be written or read.
+    Storage,
+    /// A peer or the coordinator went away.
+    PeerLost,
+    /// A loss, log-ratio or gradient is not finite.
+    NotFinite,
+    /// A defect of the program.
+    Internal,
+}
+
+/// What is wrong with a shard.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ShardProblem {
+    /// A microbatch names a sequence that is not there.
+    #[error("a microbatch names sequence {index}, but there are {count}")]
+    IndexOutOfRange {
+        /// The index.
+        index: u32,
+        /// How many sequences there are.
+        count: usize,
+    },
+    /// The microbatches leave a sequence out or name it twice.
+    #[error("sequence {index} is in {times} microbatches, but must be in one")]
+    NotOnce {
+        /// The sequence.
+        index: usize,
+        /// In how many microbatches it is.
+        times: usize,
+    },
+    /// A sequence has no prompt or no completion.
+    #[error(
+        "the sequence of prompt row {row} has {num_tokens} tokens and a completion from {completion_start} on; both parts need a token"
+    )]
+    EmptyPart {
+        /// Row of the prompt.
+        row: RowId,
+        /// Tokens of the sequence.
+        num_tokens: usize,
+        /// Where its completion starts.
+        completion_start: u32,
+    },
+    /// A token id is not in the vocabulary.
+    #[error(
+        "the sequence of prompt row {row} has token {token_id}, but the vocabulary ends at {vocab_size}; prepare the data with this model's tokenizer"
+    )]
+    UnknownToken {
+        /// Row of the prompt.
+        row: RowId,
+        /// The token.
+        token_id: u32,
+        /// Size of the vocabulary.
+        vocab_size: i64,
+    },
+    /// A rank has work in a step without examples.
+    #[error("it has targets, but its global batch has no examples")]
+    NoExamples,
+}
+
+/// Where a step stopped because a number was not finite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NotFinite {
+    /// The step.
+    pub step: Step,
+    /// The rank that says this.
+    pub rank: usize,
+    /// Ranks with examples whose log-probabilities are not finite; this rank alone where the
+    /// others could not be asked.
+    pub ranks: Vec<usize>,
+    /// This rank's examples whose log-probabilities are not finite.
+    pub examples: Vec<NotFiniteExample>,
+    /// The reference point before the clamp.
+    pub reference_point: f64,
+    /// Norm of the global gradient, where it was reached.
+    pub grad_norm: Option<f64>,
+}
+
+/// A sequence whose log-ratio is not finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NotFiniteExample {
+    /// Row of the prompt.
+    pub prompt_row: RowId,
+    /// Row of the completion.
+    pub completion_row: RowId,
+    /// Under the policy, in nats.
+    pub policy_log_prob: f64,
+    /// Under the reference, in nats.
+    pub reference_log_prob: f64,
+}
+
+impl TrainError {
+    /// What the failure means for the run.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Load { source, .. } | Self::Model(source) => model_kind(source),
+            Self::Vocabulary { .. } | Self::Incompatible { .. } => FailureKind::Configuration,
+            Self::Libtorch(source) => libtorch_kind(source),
+            Self::Exchange(_) | Self::Peer { .. } => FailureKind::PeerLost,
+            Self::NotFinite(_) => FailureKind::NotFinite,
+            Self::Storage { .. } => FailureKind::Storage,
+            Self::Damaged { .. } => FailureKind::Corrupt,
+            Self::Tensor(_) | Self::Shard { .. } => FailureKind::Internal,
+        }
+    }
+
+    /// The exit code of a program that ends because of this failure.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.kind() {
+            FailureKind::Configuration => ExitCode::Usage,
+            FailureKind::Corrupt => ExitCode::Corrupt,
+            FailureKind::Storage => ExitCode::Storage,
+            FailureKind::PeerLost => ExitCode::PeerLost,
+            FailureKind::NotFinite => ExitCode::NoProgress,
+            FailureKind::Internal => ExitCode::Internal,
+        }
+    }
+
+    /// Wraps the operating system's answer for a path.
+    pub(crate) fn storage(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Storage { action, path, source }
+    }
+
+    /// A checkpoint file that is not what it should be.
+    pub(crate) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: problem.into() }
+    }
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {} on rank {} is not finite", self.step, self.rank)?;
+        if let Some(norm) = self.grad_norm {
+            write!(f, ": gradient norm {norm}")?;
+        }
+        write!(f, ", reference point {}", self.reference_point)?;
+        for example in &self.examples {
+            write!(
+                f,
+                "; prompt row {} with completion row {}: log-probability {} under the policy, {} under the reference",
+                example.prompt_row,
+                example.completion_row,
+                example.policy_log_prob,
+                example.reference_log_prob,
+            )?;
+        }
+        let others: Vec<usize> =
+            self.ranks.iter().copied().filter(|&rank| rank != self.rank).collect();
+        if !others.is_empty() {
+            write!(f, "; also see the logs of ranks {others:?}")?;
+        }
+        f.write_str("; the weights have not moved: lower train.learning_rate or look at these rows")
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
+fn model_kind(error: &ModelError) -> FailureKind {
+    match error.class() {
+        ErrorClass::Configuration => FailureKind::Configuration,
+        ErrorClass::Corrupt => FailureKind::Corrupt,
+        ErrorClass::Storage => FailureKind::Storage,
+        ErrorClass::Internal => FailureKind::Internal,
+    }
+}
+
+fn libtorch_kind(error: &LibtorchError) -> FailureKind {
+    match error {
+        LibtorchError::Timeout { .. }
+        | LibtorchError::ConnectionLost { .. }
+        | LibtorchError::Aborted { .. } => FailureKind::PeerLost,
+        LibtorchError::BackendUnavailable { .. } | LibtorchError::Listen { .. } => {
+            FailureKind::Configuration
+        }
+        LibtorchError::Torch { .. }
+        | LibtorchError::InvalidArgument { .. }
+        | LibtorchError::Tch(_) => FailureKind::Internal,
+    }
+}

@@ -1,0 +1,43 @@
+//! The way to the reference point: sums of mismatched log-ratios go out, one number for the
+//! whole world comes back. Who adds them up is not this crate's business.
+
+use prospect_core::{KlSums, ReferencePoint};
+
+/// Why no reference point came.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The other side went away.
+    #[error("the session ended before the reference point came: {reason}")]
+    Closed {
+        /// Why, in the other side's words.
+        reason: String,
+    },
+    /// The other side called the step off.
+    #[error("the step was called off while waiting for the reference point: {reason}")]
+    Aborted {
+        /// Why, in the other side's words.
+        reason: String,
+    },
+    /// Nothing came in time.
+    #[error("no reference point came within {seconds} s; look for the rank that is missing")]
+    Timeout {
+        /// How long was waited.
+        seconds: f64,
+    },
+}
+
+/// Adds up sums over all ranks. `submit` is called once a step and rank, `wait` once after it;
+/// between the two the device goes on computing.
+pub trait ReferencePointExchange {
+    /// Hands in this rank's sums and returns at once.
+    ///
+    /// # Errors
+    /// When the sums cannot be sent.
+    fn submit(&mut self, sums: KlSums) -> Result<(), ExchangeError>;
+
+    /// Blocks until the reference point of the global batch is there.
+    ///
+    /// # Errors
+    /// When it does not come.
+    fn wait(&mut self) -> Result<ReferencePoint, ExchangeError>;
+}

@@ -1,0 +1,88 @@
+use prospect_libtorch::set_threads;
+use tch::{Device, Kind, Tensor};
+
+use super::{HeadGradient, TILE_BYTES, Visits, gradient, log_probs};
+
+const NUM_ROWS: i64 = 11;
+const WIDTH: i64 = 6;
+const VOCAB_SIZE: i64 = 37;
+
+/// Numbers that look random, between −1 and 1.
+fn numbers(shape: [i64; 2], seed: i64) -> Tensor {
+    let values: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|idx| (((idx * 37 + seed * 101) as f64) * 0.618_03).sin() as f32)
+        .collect();
+    Tensor::f_from_slice(&values).unwrap().f_view(shape).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    let flat = tensor.f_to_kind(Kind::Double).unwrap().f_reshape([-1]).unwrap();
+    Vec::try_from(flat).unwrap()
+}
+
+#[track_caller]
+fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(found.size(), expected.size());
+    for (idx, (found, expected)) in values(found).iter().zip(values(expected)).enumerate() {
+        assert!((found - expected).abs() <= tolerance, "element {idx}: {found} is not {expected}");
+    }
+}
+
+/// Both visits with tiles of this size, against autograd through all logits at once.
+fn check(tile_bytes: i64, kind: Kind, tolerance: f64) {
+    set_threads(1);
+    let hidden = numbers([NUM_ROWS, WIDTH], 1).f_to_kind(kind).unwrap();
+    let weight =
+        numbers([VOCAB_SIZE, WIDTH], 2).f_mul_scalar(3.0).unwrap().f_to_kind(kind).unwrap();
+    let ids: Vec<i64> = (0..NUM_ROWS).map(|row| (row * row * 7) % VOCAB_SIZE).collect();
+    let targets = Tensor::f_from_slice(&ids).unwrap();
+    let coefficients: Vec<f32> = (0..NUM_ROWS).map(|row| (row as f32 - 4.0) * 0.3).collect();
+    let coefficients = Tensor::f_from_slice(&coefficients).unwrap();
+
+    let leaf = |tensor: &Tensor| {
+        let exact = tensor.f_to_kind(Kind::Float).unwrap().f_detach().unwrap();
+        exact.f_set_requires_grad(true).unwrap()
+    };
+    let (hidden_leaf, weight_leaf) = (leaf(&hidden), leaf(&weight));
+    let logits = hidden_leaf.f_mm(&weight_leaf.f_tr().unwrap()).unwrap();
+    let expected = logits
+        .f_log_softmax(1, Kind::Float)
+        .and_then(|all| all.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1))
+        .unwrap();
+    let loss = expected.f_mul(&coefficients).unwrap().f_sum(Kind::Float).unwrap();
+    loss.f_backward().unwrap();
+
+    let visit = log_probs(&hidden, &weight, &targets, Visits::Twice, tile_bytes).unwrap();
+    assert_eq!(visit.kept_nv.is_some(), tile_bytes == TILE_BYTES);
+    assert_close(&visit.log_probs_n, &expected.f_detach().unwrap(), tolerance);
+    // What is there already must stay in the sum.
+    let sum = Tensor::f_full([VOCAB_SIZE, WIDTH], 5.0, (Kind::Float, Device::Cpu)).unwrap();
+    let options =
+        HeadGradient { coefficients_n: &coefficients, weight_gradient_vh: &sum, tile_bytes };
+    let found = gradient(&hidden, &weight, &targets, visit, &options).unwrap();
+    assert_close(&found, &hidden_leaf.f_grad().unwrap(), tolerance);
+    assert_close(&sum.f_sub_scalar(5.0).unwrap(), &weight_leaf.f_grad().unwrap(), tolerance);
+}
+
+#[test]
+fn tiles_of_every_size_equal_autograd() {
+    // One row and one token at a time; a few; all at once and kept.
+    for tile_bytes in [1, 4 * VOCAB_SIZE, 4 * 3 * VOCAB_SIZE, 4 * 7 * NUM_ROWS, TILE_BYTES] {
+        check(tile_bytes, Kind::Float, 1e-5);
+    }
+}
+
+#[test]
+fn bf16_products_stay_near_fp32() {
+    check(4 * 3 * VOCAB_SIZE, Kind::BFloat16, 0.05);
+    check(TILE_BYTES, Kind::BFloat16, 0.05);
+}
+
+#[test]
+fn a_single_visit_keeps_no_logits() {
+    set_threads(1);
+    let (hidden, weight) = (numbers([NUM_ROWS, WIDTH], 1), numbers([VOCAB_SIZE, WIDTH], 2));
+    let targets = Tensor::f_zeros([NUM_ROWS], (Kind::Int64, Device::Cpu)).unwrap();
+    let visit = log_probs(&hidden, &weight, &targets, Visits::Once, TILE_BYTES).unwrap();
+    assert!(visit.kept_nv.is_none());
+}

@@ -1,0 +1,95 @@
+//! The update: norm of the global gradient, clipping as `torch.nn.utils.clip_grad_norm_`, AdamW.
+
+use prospect_core::TrainConfig;
+use prospect_libtorch::{AdamWOptions, fused_adamw};
+use tch::{Device, Kind, Tensor};
+
+use crate::TrainError;
+use crate::parameters::Parameters;
+
+/// Elements whose squares are added in f32 before f64 takes over.
+const NORM_PIECE: i64 = 1 << 20;
+
+/// Added to the norm when clipping, as torch does.
+const CLIP_EPSILON: f64 = 1e-6;
+
+/// L2 norm of all gradients; not finite if any element is not.
+pub(crate) fn gradient_norm(parameters: &Parameters) -> Result<f64, TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let mut pieces = Vec::new();
+    for segment in &parameters.segments {
+        let length = segment.gradient.size1()?;
+        for start in (0..length).step_by(NORM_PIECE as usize) {
+            let piece = segment.gradient.f_narrow(0, start, NORM_PIECE.min(length - start))?;
+            pieces.push(piece.f_norm()?);
+        }
+    }
+    let norms = Tensor::f_stack(&pieces, 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
+    let squares: f64 = Vec::<f64>::try_from(&norms)?.iter().map(|norm| norm * norm).sum();
+    Ok(squares.sqrt())
+}
+
+/// Scales all gradients down to `max_norm` if their norm is above it; 0 means never.
+pub(crate) fn clip(
+    parameters: &mut Parameters,
+    norm: f64,
+    max_norm: f64,
+) -> Result<(), TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let scale = max_norm / (norm + CLIP_EPSILON);
+    if max_norm > 0.0 && scale < 1.0 {
+        for segment in &mut parameters.segments {
+            let _ = segment.gradient.f_mul_scalar_(scale)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the weights by one AdamW update, and what the passes compute with after them.
+pub(crate) fn update(
+    parameters: &mut Parameters,
+    config: &TrainConfig,
+    learning_rate: f64,
+) -> Result<(), TrainError> {
+    {
+        let _no_grad = tch::no_grad_guard();
+        parameters.num_updates += 1;
+        for (part, weight_decay) in [config.weight_decay, 0.0].into_iter().enumerate() {
+            let options = AdamWOptions {
+                lr: learning_rate,
+                beta1: config.adam_betas[0],
+                beta2: config.adam_betas[1],
+                eps: config.adam_epsilon,
+                weight_decay,
+            };
+            update_part(parameters, part, &options)?;
+        }
+    }
+    parameters.publish()
+}
+
+/// Updates the decaying parameters (part 0) or the others (part 1) of all segments.
+fn update_part(
+    parameters: &Parameters,
+    part: usize,
+    options: &AdamWOptions,
+) -> Result<(), TrainError> {
+    let mut lists: [Vec<Tensor>; 4] = Default::default();
+    for segment in &parameters.segments {
+        let buffers = [&segment.master, &segment.gradient, &segment.exp_avg, &segment.exp_avg_sq];
+        for (list, buffer) in lists.iter_mut().zip(buffers) {
+            let [decaying, rest] = segment.split(buffer)?;
+            let tensor = if part == 0 { decaying } else { rest };
+            if tensor.numel() > 0 {
+                list.push(tensor);
+            }
+        }
+    }
+    let [params, grads, exp_avgs, exp_avg_sqs] = lists;
+    let Some(first) = params.first() else { return Ok(()) };
+    let step = Tensor::f_from_slice(&[parameters.num_updates as f32])?
+        .f_squeeze()?
+        .f_to_device(first.device())?;
+    let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
+    Ok(fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, options)?)
+}
