@@ -24,6 +24,11 @@ mod trainer;
 #[cfg(test)]
 mod tests;
 
+/// The libtorch seam, for those who make the process group of a [`Trainer`].
+pub use prospect_libtorch as libtorch;
+/// Models, for those who score or generate without training.
+pub use prospect_model as model;
+
 pub use checkpoint::CheckpointManifestDigest;
 pub use error::{FailureKind, NotFinite, NotFiniteExample, ShardProblem, TrainError};
 pub use exchange::{ExchangeError, ReferencePointExchange};

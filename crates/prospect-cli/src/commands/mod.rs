@@ -1,0 +1,11 @@
+//! One module a command: what was typed becomes what is done.
+
+pub mod completions;
+pub mod coordinator;
+pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod status;
+pub mod train;
+pub mod worker;

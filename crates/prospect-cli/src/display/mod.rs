@@ -1,0 +1,55 @@
+//! A run shown while it goes on: bars that move on a terminal, lines that stay
+//! everywhere else. Both go to standard error.
+
+mod bars;
+mod lines;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::io::{IsTerminal, stderr};
+
+use prospect_proto::RunStatus;
+
+use bars::Bars;
+use lines::Lines;
+pub use words::{bytes, duration};
+
+/// One of the two forms.
+pub enum Display {
+    /// For a terminal.
+    Bars(Bars),
+    /// For a file or a pipe.
+    Lines(Lines),
+}
+
+impl Display {
+    /// The form that standard error can show.
+    pub fn new() -> Self {
+        if stderr().is_terminal() { Self::Bars(Bars::new()) } else { Self::Lines(Lines::default()) }
+    }
+
+    /// Shows a change.
+    pub fn update(&mut self, status: &RunStatus) {
+        match self {
+            Self::Bars(bars) => bars.update(status),
+            Self::Lines(lines) => lines.update(status).iter().for_each(|line| eprintln!("{line}")),
+        }
+    }
+
+    /// Says something beside the run's state; it stays.
+    pub fn say(&self, message: &str) {
+        match self {
+            Self::Bars(bars) => bars.say(message),
+            Self::Lines(_) => eprintln!("{message}"),
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    pub fn finish(self) {
+        if let Self::Bars(bars) = self {
+            bars.finish();
+        }
+    }
+}

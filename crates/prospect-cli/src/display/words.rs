@@ -1,0 +1,120 @@
+//! Numbers as words of a fixed, short form.
+
+use std::time::Duration;
+
+use prospect_proto::{RunStatus, WorkerState};
+
+/// Metrics that are shown while a run goes on, with their short names.
+const SHOWN: [(&str, &str); 5] = [
+    ("loss", "loss"),
+    ("rewards/margins", "margins"),
+    ("rewards/accuracies", "accuracy"),
+    ("kl", "kl"),
+    ("grad_norm", "grad"),
+];
+
+/// A metric of the last step.
+fn metric(status: &RunStatus, key: &str) -> Option<f64> {
+    status.metrics.as_ref()?.values.get(key).copied()
+}
+
+/// The metrics of the last step in one line; empty before the first.
+pub fn metric_words(status: &RunStatus) -> String {
+    let mut words: Vec<String> = SHOWN
+        .iter()
+        .filter_map(|(key, name)| metric(status, key).map(|value| format!("{name} {value:.4}")))
+        .collect();
+    if let Some(rate) = metric(status, "learning_rate") {
+        words.push(format!("lr {rate:.1e}"));
+    }
+    if let Some(rate) = metric(status, "tokens_per_second") {
+        words.push(format!("{} tokens/s", count(rate)));
+    }
+    words.join("  ")
+}
+
+/// The rewards and the accuracy of the last evaluation; empty before the first.
+pub fn eval_words(status: &RunStatus) -> String {
+    // The keys carry the prefix of the evaluation file or none.
+    let value = |key: &str| {
+        let values = &status.eval_metrics.as_ref()?.values;
+        values.get(key).or_else(|| values.get(&format!("eval_{key}"))).copied()
+    };
+    SHOWN
+        .iter()
+        .filter(|(key, _)| *key != "grad_norm")
+        .filter_map(|(key, name)| value(key).map(|value| format!("{name} {value:.4}")))
+        .collect::<Vec<_>>()
+        .join("  ")
+}
+
+/// 950, 12.3k, 4.5M.
+pub fn count(number: f64) -> String {
+    match number {
+        number if number >= 1e6 => format!("{:.1}M", number / 1e6),
+        number if number >= 1e4 => format!("{:.1}k", number / 1e3),
+        number => format!("{number:.0}"),
+    }
+}
+
+/// 8s, 3m 05s, 2h 07m, 4d 03h.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m {:02}s", seconds % 60),
+        3600..86_400 => format!("{hours}h {:02}m", minutes % 60),
+        _ => format!("{days}d {:02}h", hours % 24),
+    }
+}
+
+/// 512 MB, 10.0 GB.
+pub fn bytes(number: u64) -> String {
+    let number = number as f64;
+    if number >= 1e9 {
+        format!("{:.1} GB", number / 1e9)
+    } else {
+        format!("{:.0} MB", number / 1e6)
+    }
+}
+
+/// How many of the world's workers there are, and what each does.
+pub fn worker_words(status: &RunStatus) -> String {
+    let gone = [WorkerState::Left, WorkerState::Lost];
+    let there = status.workers.iter().filter(|worker| !gone.contains(&worker.state)).count();
+    let each = status.workers.iter().map(|worker| {
+        let doing = match worker.state {
+            WorkerState::Ready => format!("step {}", worker.step),
+            state => state.name().to_owned(),
+        };
+        format!("{} {doing}", worker.worker)
+    });
+    // More than a line holds says nothing: then only those that are not ready are named.
+    let all = status.workers.len() <= 4;
+    let named: Vec<String> = each
+        .zip(&status.workers)
+        .filter(|(_, worker)| all || worker.state != WorkerState::Ready)
+        .map(|(words, _)| words)
+        .collect();
+    let mut words = format!("workers {there}/{}", status.world_size);
+    if !named.is_empty() {
+        words.push_str(": ");
+        words.push_str(&named.join(", "));
+    }
+    words
+}
+
+/// What is new beside steps and phases: evaluations and checkpoints.
+pub fn news(seen: Option<&RunStatus>, status: &RunStatus) -> Vec<String> {
+    let mut news = Vec::new();
+    let evaluated = seen.and_then(|seen| seen.eval_metrics.as_ref());
+    if let Some(point) = status.eval_metrics.as_ref().filter(|&point| Some(point) != evaluated) {
+        news.push(format!("evaluation after step {}: {}", point.step, eval_words(status)));
+    }
+    let saved = seen.and_then(|seen| seen.checkpoint_step);
+    if let Some(step) = status.checkpoint_step.filter(|&step| Some(step) != saved) {
+        news.push(format!("checkpoint of step {step} saved"));
+    }
+    news
+}

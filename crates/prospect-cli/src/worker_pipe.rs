@@ -1,0 +1,161 @@
+//! Questions to the worker program: rows of JSON go in, answers come out in
+//! the same order, one each.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use prospect_core::ExitCode;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::args::DeviceArgs;
+use crate::error::CliError;
+use crate::worker_binary;
+
+/// Calls `prospect-worker` with `arguments`, hands it `questions` and gives each
+/// answer to `answered` as it arrives. `what` names the work in the progress bar.
+pub fn ask<Q, A>(
+    arguments: &[String],
+    questions: &[Q],
+    what: &'static str,
+    mut answered: impl FnMut(usize, A) -> Result<(), CliError>,
+) -> Result<(), CliError>
+where
+    Q: Serialize + Sync,
+    A: DeserializeOwned,
+{
+    let mut child = start(arguments)?;
+    let (input, output, complaints) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let bar = progress_bar(questions.len() as u64, what);
+    let mut num_answers = 0;
+    let (result, complaints) = thread::scope(|scope| {
+        // A worker that has ended reads no more; why it ended is told by its exit.
+        scope.spawn(move || write_rows(input, questions));
+        let complaints = scope.spawn(move || read_all(complaints));
+        let result = BufReader::new(output.expect("standard output is piped, see start"))
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| {
+                let answer = serde_json::from_str(&line)
+                    .map_err(|error| strange(format!("gave no answer but {line:?}: {error}")))?;
+                num_answers += 1;
+                bar.inc(1);
+                answered(num_answers - 1, answer)
+            });
+        if result.is_err() {
+            // It ends by itself when its output is closed; it is only hurried.
+            let _ = child.kill();
+        }
+        (result, complaints.join().unwrap_or_default())
+    });
+    bar.finish_and_clear();
+    let status = child.wait().map_err(|source| CliError::Runtime { source })?;
+    result?;
+    if !status.success() {
+        return Err(failure(status, &complaints));
+    }
+    if num_answers != questions.len() {
+        return Err(strange(format!("answered {num_answers} of {} rows", questions.len())));
+    }
+    Ok(())
+}
+
+/// The arguments that say where and in which type a model is computed.
+pub fn device_arguments(device: &DeviceArgs) -> [String; 4] {
+    ["--device", &device.device, "--dtype", &device.dtype].map(str::to_owned)
+}
+
+/// What the worker program prints when it is called without rows.
+pub fn output_of(arguments: &[&str]) -> Result<String, CliError> {
+    let program = worker_binary::find()?;
+    let output = Command::new(&program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| CliError::WorkerStart { program, source })?;
+    if !output.status.success() {
+        return Err(failure(output.status, &String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The sentence that a worker's last words come down to, without the word "error:".
+pub fn last_words(complaints: &str) -> String {
+    let lines = || complaints.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines().rev().find_map(|line| line.strip_prefix("error: "));
+    error.or_else(|| lines().next_back()).unwrap_or("it said nothing").to_owned()
+}
+
+/// An ending in words: "exit code 65", "signal 9".
+pub fn ending(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown status".to_owned(),
+    }
+}
+
+/// The exit code that a worker's ending means for this program.
+pub fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.and_then(ExitCode::from_code).unwrap_or(ExitCode::Internal)
+}
+
+fn start(arguments: &[String]) -> Result<Child, CliError> {
+    let program = worker_binary::find()?;
+    Command::new(&program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| CliError::WorkerStart { program, source })
+}
+
+fn write_rows(pipe: Option<impl Write>, questions: &[impl Serialize]) -> std::io::Result<()> {
+    let Some(pipe) = pipe else { return Ok(()) };
+    let mut pipe = std::io::BufWriter::new(pipe);
+    for question in questions {
+        serde_json::to_writer(&mut pipe, question)?;
+        pipe.write_all(b"\n")?;
+    }
+    pipe.flush()
+}
+
+fn read_all(pipe: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // What cannot be read was not said.
+        let _ = pipe.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn failure(status: ExitStatus, complaints: &str) -> CliError {
+    let message = match status.code() {
+        Some(_) => last_words(complaints),
+        None => format!("the worker ended with {}: {}", ending(status), last_words(complaints)),
+    };
+    CliError::WorkerAnswer { message, exit: exit_code(status) }
+}
+
+fn strange(problem: String) -> CliError {
+    CliError::WorkerAnswer { message: format!("the worker {problem}"), exit: ExitCode::Internal }
+}
+
+/// On standard error, and only where that is a terminal.
+fn progress_bar(length: u64, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template(TEMPLATE)
+        .expect("the template is well formed, as a test shows")
+        .progress_chars("━╸─");
+    ProgressBar::new(length).with_style(style).with_prefix(what)
+}
+
+const TEMPLATE: &str = "{prefix} {pos}/{len} {bar:32.cyan/dim} {eta}";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! Small inputs, checked by eye.
+
+use super::*;
+
+#[test]
+fn last_words_are_the_error_or_the_last_line() {
+    let check = |text: &str, expected: &str| assert_eq!(last_words(text), expected);
+    check("loading\nerror: no such model\nhint: look\n", "no such model");
+    check("loading\nout of memory\n\n", "out of memory");
+    check("", "it said nothing");
+}
+
+#[test]
+fn the_template_is_well_formed() {
+    assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+}

@@ -1,0 +1,10 @@
+//! The real binary, as a person or a script calls it. The worker program is
+//! played by a shell script, so nothing here needs libtorch.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+mod data;
+mod doctor;
+mod harness;
+mod inference;
+mod runs;
+mod usage;

@@ -1,0 +1,128 @@
+//! Runs on this machine: what is there when they cannot begin, and what is left
+//! when they end.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::harness::{call, config, fake_worker, prospect, scratch};
+
+/// Lists a CPU; as a worker it says who it is and stays.
+const STAYS: &str = r#"
+case "$1" in
+  devices) echo '[{"name":"cpu","cores":2}]' ;;
+  run) echo $$ > "$0.pid"; echo "$@" > "$0.args"; exec sleep 60 ;;
+esac"#;
+
+/// As a worker it ends at once.
+const FAILS: &str = r#"
+case "$1" in
+  devices) echo '[{"name":"cpu","cores":2}]' ;;
+  run) echo 'error: model.safetensors is cut short' >&2; exit 65 ;;
+esac"#;
+
+#[test]
+fn a_coordinator_that_is_not_there_is_said_at_once() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    for more in [&[][..], &["--watch"], &["--json"]] {
+        call(prospect(&["status", &url]).args(more))
+            .check(76, &["no coordinator answers at", &url, "refused", "hint:"]);
+    }
+}
+
+#[test]
+fn what_is_no_address_is_a_usage_error() {
+    for url in ["http://", "not an address"] {
+        call(&mut prospect(&["status", url])).check(64, &["URL is", "http://127.0.0.1:7000"]);
+    }
+}
+
+#[test]
+fn another_server_is_not_taken_for_a_coordinator() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming().take(4) {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    call(&mut prospect(&["status", &address])).check(76, &["error:", &address]);
+}
+
+#[test]
+fn a_worker_that_cannot_begin_ends_the_run_with_its_reason() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    let worker = fake_worker(dir.path(), FAILS);
+    let run_dir = dir.path().join("run");
+    let called = call(
+        prospect(&["train", &config, "--workers", "2", "--run-dir"])
+            .arg(&run_dir)
+            .env("PROSPECT_WORKER", &worker),
+    );
+    called.check(65, &["exit code 65: model.safetensors is cut short", "logs/worker-"]);
+    let log = std::fs::read_to_string(run_dir.join("logs/worker-0.log")).unwrap();
+    assert_eq!(log, "error: model.safetensors is cut short\n");
+}
+
+#[test]
+fn no_worker_outlives_a_run_that_is_killed() {
+    let dir = scratch();
+    let mut run = start(dir.path());
+    let worker = worker_pid(dir.path());
+    let args = std::fs::read_to_string(dir.path().join("fake-worker.args")).unwrap();
+    assert!(args.contains("--device cpu") && args.contains("--worker-id worker-0"), "{args}");
+    run.kill().unwrap();
+    run.wait().unwrap();
+    wait_for("the worker's end", || test_kill_process(worker).is_err().then_some(()));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let dir = scratch();
+    let mut run = start(dir.path());
+    let worker = worker_pid(dir.path());
+    let pid = Pid::from_child(&run);
+    // The second one only counts once the first was seen.
+    let code = wait_for("the end", || {
+        let _ = kill_process(pid, Signal::INT);
+        run.try_wait().unwrap()
+    });
+    assert!(matches!(code.code(), Some(75 | 130)), "{code}");
+    wait_for("the worker's end", || test_kill_process(worker).is_err().then_some(()));
+}
+
+/// A run whose one worker never joins.
+fn start(dir: &Path) -> std::process::Child {
+    let config = config(dir, "run.toml");
+    let worker = fake_worker(dir, STAYS);
+    let mut command: Command = prospect(&["train", &config, "--run-dir"]);
+    command.arg(dir.join("run")).env("PROSPECT_WORKER", worker);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn worker_pid(dir: &Path) -> Pid {
+    let path = dir.join("fake-worker.args");
+    wait_for("the worker", || path.exists().then_some(()));
+    let text = std::fs::read_to_string(dir.join("fake-worker.pid")).unwrap();
+    Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,29 @@
+//! The coordinator of a run: a tonic server around the pure state machine of
+//! prospect-schedule. It owns the data, plans and hands out the work of every
+//! step, keeps the records of the run directory and tells its status. It never
+//! computes with tensors and never links libtorch.
+
+mod board;
+mod convert;
+mod coordinator;
+mod crc32c;
+mod error;
+mod eta;
+mod model_digest;
+mod options;
+mod plan;
+mod prepare;
+mod records;
+mod report;
+mod run_dir;
+mod service;
+mod shell;
+mod storage;
+mod tensorboard;
+#[cfg(test)]
+mod tests;
+
+pub use coordinator::Coordinator;
+pub use error::{CoordinatorError, Difference};
+pub use options::{Options, RunOutcome};
+pub use prospect_proto::Phase;

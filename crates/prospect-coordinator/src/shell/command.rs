@@ -1,0 +1,148 @@
+//! What the services ask of the event loop.
+
+use prospect_core::{Incarnation, Rank, WorkerId};
+use prospect_proto::{FromWorker, Refusal, WorkerMessage};
+use prospect_schedule::machine::Event;
+use tokio::sync::oneshot;
+
+use super::Shell;
+use crate::board::WorkerFacts;
+use crate::service::{Outbound, SessionId};
+use crate::{CoordinatorError, convert};
+
+/// The answer to a worker that wants to take part.
+pub(crate) type Answer = oneshot::Sender<Result<(), Refusal>>;
+
+/// One request to the event loop.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A worker wants to join.
+    Join {
+        /// Who.
+        join: JoinRequest,
+        /// Where the answer goes.
+        reply: Answer,
+    },
+    /// A worker has opened a session.
+    Open {
+        /// The session.
+        session: SessionId,
+        /// The worker.
+        worker: WorkerId,
+        /// Which process of that name.
+        incarnation: Incarnation,
+        /// The way to it.
+        outbound: Outbound,
+        /// Where the answer goes.
+        reply: Answer,
+    },
+    /// A worker has said something.
+    Said {
+        /// In which session.
+        session: SessionId,
+        /// What.
+        from: FromWorker,
+    },
+    /// A session has ended.
+    Closed {
+        /// The session.
+        session: SessionId,
+        /// The worker.
+        worker: WorkerId,
+        /// Which process of that name.
+        incarnation: Incarnation,
+        /// How it ended.
+        cause: String,
+    },
+}
+
+/// A worker that wants to join.
+#[derive(Debug)]
+pub(crate) struct JoinRequest {
+    /// Its name.
+    pub(crate) worker: WorkerId,
+    /// Which process of that name.
+    pub(crate) incarnation: Incarnation,
+    /// Host for its peers.
+    pub(crate) host: String,
+    /// Its device in words.
+    pub(crate) device: String,
+    /// Rank that its environment gives it.
+    pub(crate) preferred_rank: Option<Rank>,
+}
+
+impl Shell {
+    /// Carries out one command.
+    pub(super) async fn command(&mut self, command: Command) -> Result<(), CoordinatorError> {
+        match command {
+            Command::Join { join, reply } => self.join(join, reply).await,
+            Command::Open { session, worker, incarnation, outbound, reply } => {
+                self.inner.sessions.insert(worker.clone(), incarnation.clone(), session, outbound);
+                let event = Event::SessionOpened {
+                    worker: worker.clone(),
+                    incarnation: incarnation.clone(),
+                };
+                self.handle(event).await?;
+                let refusal = self.take_refusal(&worker, &incarnation);
+                if refusal.is_some() {
+                    self.inner.sessions.remove(&worker, session);
+                }
+                // A caller that has gone away needs no answer.
+                let _ = reply.send(refusal.map_or(Ok(()), Err));
+                Ok(())
+            }
+            Command::Said { session, from } => self.said(session, from).await,
+            Command::Closed { session, worker, incarnation, cause } => {
+                if !self.inner.sessions.remove(&worker, session) {
+                    return Ok(());
+                }
+                self.handle(Event::SessionClosed { worker, incarnation, cause }).await?;
+                self.publish();
+                Ok(())
+            }
+        }
+    }
+
+    async fn join(&mut self, join: JoinRequest, reply: Answer) -> Result<(), CoordinatorError> {
+        let JoinRequest { worker, incarnation, host, device, preferred_rank } = join;
+        let event = Event::WorkerJoined {
+            worker: worker.clone(),
+            incarnation: incarnation.clone(),
+            preferred_rank,
+        };
+        self.handle(event).await?;
+        let refusal = self.take_refusal(&worker, &incarnation);
+        if refusal.is_none() {
+            let facts = WorkerFacts { device, host, peak_flops_per_second: None };
+            self.inner.workers.insert(worker, facts);
+            self.publish();
+        }
+        let _ = reply.send(refusal.map_or(Ok(()), Err));
+        Ok(())
+    }
+
+    async fn said(&mut self, session: SessionId, from: FromWorker) -> Result<(), CoordinatorError> {
+        if !self.inner.sessions.is_current(&from.worker, session) {
+            return Ok(());
+        }
+        if let WorkerMessage::Ready { peak_flops_per_second, .. } = from.message
+            && let Some(facts) = self.inner.workers.get_mut(&from.worker)
+        {
+            facts.peak_flops_per_second = peak_flops_per_second;
+        }
+        let rank = self.machine.member(&from.worker).and_then(|member| member.rank);
+        match convert::event(from, rank) {
+            Some(event) => self.handle(event).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The machine's refusal of a worker, if there is one.
+    fn take_refusal(&mut self, worker: &WorkerId, incarnation: &Incarnation) -> Option<Refusal> {
+        let refused = std::mem::take(&mut self.inner.refused);
+        let (.., reason) = refused
+            .into_iter()
+            .find(|(name, process, _)| name == worker && process == incarnation)?;
+        Some(Refusal::JoinRefused { worker: worker.clone(), reason })
+    }
+}

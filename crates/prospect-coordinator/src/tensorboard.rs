@@ -1,0 +1,140 @@
+//! TensorBoard event files: TFRecord frames around protocol messages.
+//!
+//! A frame is the length (u64, little-endian), the masked checksum of these 8
+//! bytes, the message, and its masked checksum.
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prospect_core::{Step, StepMetrics};
+use prost::Message as _;
+
+use crate::CoordinatorError;
+use crate::crc32c::masked;
+
+/// A message of `tensorflow/core/util/event.proto`, as far as it is used here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
+}
+
+/// Values of one step.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+/// One value.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+/// Tells readers to forget what an earlier file holds from a step on.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionLog.SessionStatus.START`.
+const SESSION_START: i32 = 1;
+
+/// An event file that is being written.
+#[derive(Debug)]
+pub(crate) struct EventFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventFile {
+    /// Makes a new file for a run that begins, or goes on, after `step`. The
+    /// moment is part of the name, by which readers order the files.
+    ///
+    /// # Errors
+    /// A directory that cannot be written.
+    pub(crate) fn create(
+        dir: &Path,
+        step: Step,
+        generation: u64,
+        now: SystemTime,
+    ) -> Result<Self, CoordinatorError> {
+        let seconds = since_epoch(now).as_secs();
+        let process = std::process::id();
+        let path =
+            dir.join(format!("events.out.tfevents.{seconds:010}.prospect.{process}.{generation}"));
+        let file = File::create(&path).map_err(CoordinatorError::storage("making", &path))?;
+        let mut events = Self { path, file };
+        let file_version = Some("brain.Event:2".to_owned());
+        events.write(&Event { file_version, ..Event::at(Step(0), now) })?;
+        let session_log = Some(SessionLog { status: SESSION_START });
+        events.write(&Event { session_log, ..Event::at(step.next(), now) })?;
+        Ok(events)
+    }
+
+    /// Adds the values of a step. Tags are those of transformers' callback:
+    /// `train/` or `eval/` and the key.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn record(
+        &mut self,
+        folder: &str,
+        metrics: &StepMetrics,
+        now: SystemTime,
+    ) -> Result<(), CoordinatorError> {
+        let value = metrics
+            .values(&format!("{folder}/"))
+            .into_iter()
+            .map(|(tag, value)| Value { tag, simple_value: Some(value as f32) })
+            .collect();
+        self.write(&Event { summary: Some(Summary { value }), ..Event::at(metrics.step, now) })
+    }
+
+    fn write(&mut self, event: &Event) -> Result<(), CoordinatorError> {
+        let frame = frame(&event.encode_to_vec());
+        self.file.write_all(&frame).map_err(CoordinatorError::storage("writing", &self.path))
+    }
+}
+
+impl Event {
+    fn at(step: Step, now: SystemTime) -> Self {
+        Self {
+            wall_time: since_epoch(now).as_secs_f64(),
+            step: i64::try_from(step.0).unwrap_or(i64::MAX),
+            ..Self::default()
+        }
+    }
+}
+
+fn since_epoch(now: SystemTime) -> Duration {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn frame(message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u64).to_le_bytes();
+    let mut frame = Vec::with_capacity(message.len() + 16);
+    frame.extend(length);
+    frame.extend(masked(&length).to_le_bytes());
+    frame.extend(message);
+    frame.extend(masked(message).to_le_bytes());
+    frame
+}

@@ -1,0 +1,8 @@
+//! Whole runs against workers that speak the protocol and compute nothing.
+
+mod failures;
+mod made_up;
+mod runs;
+mod services;
+mod worker;
+mod world;

@@ -1,0 +1,1 @@
+//! Tests of the whole; all of them are in `tests/it`.

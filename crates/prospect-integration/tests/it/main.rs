@@ -1,0 +1,18 @@
+//! Whole worlds in one test: a coordinator, workers that meet over Gloo, a tiny
+//! model with its own tokenizer, and feedback in a file.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod files;
+mod fixture;
+mod loss;
+mod outcome;
+mod process;
+mod python;
+mod relay;
+mod resume;
+mod stop;
+mod trl;
+mod world;
+mod world_size;

@@ -1,0 +1,41 @@
+//! Signals that ask the worker to end.
+
+use std::future::pending;
+use std::process;
+
+use prospect_core::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Yields the name of the first SIGTERM or SIGINT. A second one ends the
+/// process at once; checkpoints become visible by a rename, so none is damaged.
+pub(crate) async fn shutdown() -> String {
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+    let name = either(&mut terminate, &mut interrupt).await;
+    tokio::spawn(async move {
+        let name = either(&mut terminate, &mut interrupt).await;
+        eprintln!("error: a second {name}, ending at once");
+        process::exit(i32::from(ExitCode::PeerLost.code()));
+    });
+    name.to_owned()
+}
+
+fn listen(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal cannot be listened for")).ok()
+}
+
+async fn either(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) -> &'static str {
+    tokio::select! {
+        () = next(terminate) => "SIGTERM",
+        () = next(interrupt) => "SIGINT",
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => pending().await,
+    }
+}
