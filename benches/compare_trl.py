@@ -4,7 +4,8 @@
 One call runs, one after the other and each as a process of its own:
   trl-defaults  TRL as it comes: fp32 weights, bf16 autocast, gradient checkpointing
   trl-best      bf16 weights, no checkpointing, precomputed reference log-probabilities
-  prospect      one worker, bf16 compute with fp32 master weights, reference computed in the run
+  prospect-bf16 one worker, bf16 compute with fp32 master weights, reference computed in the run
+  prospect      the same at its default on a CPU: fp32
 on the same model, rows, global batch, number of steps and threads. It prints
 useful tokens a second (tokens of the rows trained on, padding and mismatched
 pairs not counted; TRL's precomputation counts as training time), the highest
@@ -28,7 +29,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SYSTEMS = ["trl-defaults", "trl-best", "prospect"]
+SYSTEMS = ["trl-defaults", "trl-best", "prospect-bf16", "prospect"]
 
 
 def read_rows(path, count):
@@ -70,13 +71,13 @@ def run_trl(args, rows, best):
     return {"tokens": tokens, "seconds": seconds + (prepared if best else 0.0)}
 
 
-def run_prospect(args, rows):
+def run_prospect(args, rows, dtype):
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         data = folder / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "run.toml").write_text(
-            f'[model]\npath = "{pathlib.Path(args.model).resolve()}"\ndtype = "bfloat16"\n'
+            f'[model]\npath = "{pathlib.Path(args.model).resolve()}"\ndtype = "{dtype}"\n'
             f'[data]\ntrain = ["{data}"]\nmax_length = {args.max_length}\norder = "sequential"\noverlong = "drop"\n'
             f"[train]\nglobal_batch_size = {args.batch}\nsteps = {args.steps}\nlearning_rate = 1e-6\n"
             f"threads = {args.threads}\nmicrobatch_tokens = {args.microbatch_tokens}\n"
@@ -91,8 +92,10 @@ def run_prospect(args, rows):
 
 def child(args, system):
     rows = read_rows(args.data, args.steps * args.batch + args.spare)
-    result = run_prospect(args, rows) if system == "prospect" else run_trl(args, rows, system == "trl-best")
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if system != "prospect" else 0
+    ours = {"prospect": "auto", "prospect-bf16": "bfloat16"}
+    result = run_prospect(args, rows, ours[system]) if system in ours else run_trl(args, rows, system == "trl-best")
+    # The workers of Prospect are descendants; TRL runs in this very process.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if system not in ours else 0
     result["peak_bytes"] = 1024 * max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     print("RESULT " + json.dumps(result))
 
@@ -132,11 +135,13 @@ def main():
     print(f"{platform.machine()}, {args.threads} threads, batch {args.batch}, {args.steps} steps, median of {args.repeat}")
     rate = {s: statistics.median(r["tokens"] / r["seconds"] for r in rounds) for s, rounds in results.items()}
     peak = {s: statistics.median(r["peak_bytes"] for r in rounds) for s, rounds in results.items()}
-    print(f"{'system':14} {'tokens/s':>9} {'peak GB':>8} {'speed':>18} {'memory':>18}")
+    print(f"{'system':14} {'tokens/s':>9} {'peak GB':>8}   speed and memory of prospect in relation to it")
     for system in results:
-        speed = f"prospect {rate['prospect'] / rate[system]:.2f} times" if "prospect" in rate else ""
-        memory = f"prospect {100 * peak['prospect'] / peak[system]:.0f} %" if "prospect" in peak else ""
-        print(f"{system:14} {rate[system]:9.1f} {peak[system] / 1e9:8.2f} {speed:>18} {memory:>18}")
+        ratios = ""
+        if "prospect" in results:
+            speed, memory = rate["prospect"] / rate[system], 100 * peak["prospect"] / peak[system]
+            ratios = f"{speed:.2f} times the speed, {memory:.0f} % of the memory"
+        print(f"{system:14} {rate[system]:9.1f} {peak[system] / 1e9:8.2f}   {ratios}")
 
 
 if __name__ == "__main__":

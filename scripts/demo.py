@@ -22,10 +22,10 @@ from rule import MAX_TOKENS, is_desirable  # noqa: E402
 
 
 def sample(args, model):
-    """Replies to the held-out questions, `args.samples` for each, in order."""
+    """The most likely reply to each held-out question, in order."""
     command = [
         str(args.prospect), "generate", "--model", str(model), "--data", str(EXAMPLE / "held-out.jsonl"),
-        "--samples", str(args.samples), "--max-new-tokens", str(MAX_TOKENS), "--temperature", "0.7", "--seed", "7", "--json",
+        "--max-new-tokens", str(MAX_TOKENS), "--temperature", "0", "--json",
     ]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if result.returncode != 0:
@@ -60,7 +60,6 @@ def main():
     parser.add_argument("--prospect", type=pathlib.Path, default=ROOT / "target/release/prospect")
     parser.add_argument("--model", type=pathlib.Path, default=ROOT / ".cache/models/smollm2-135m-instruct")
     parser.add_argument("--run-dir", type=pathlib.Path)
-    parser.add_argument("--samples", type=int, default=2, help="replies a question")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to prospect train")
     args = parser.parse_args()
     run_dir = args.run_dir or ROOT / "runs" / time.strftime("short-answers-%Y%m%d-%H%M%S")
@@ -79,7 +78,7 @@ def main():
     print("3/3  Asking the trained model the same questions", flush=True)
     after = sample(args, run_dir / "final")
 
-    print(f"\nReplies to {len(before) // args.samples} questions that were not trained on, {args.samples} samples each\n")
+    print(f"\nMost likely replies to {len(before)} questions that were not trained on\n")
     print(f"  {'':44} {'before':>18} {'after':>18}")
     print(f"  {f'desirable: ended within {MAX_TOKENS} tokens':44} {share(before):>18} {share(after):>18}")
     print(f"  {f'tokens a reply (cut at {MAX_TOKENS})':44} {mean_tokens(before):>18} {mean_tokens(after):>18}")

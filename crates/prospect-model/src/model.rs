@@ -122,7 +122,8 @@ impl CausalLm {
     /// # Errors
     /// libtorch's, for instance an id outside of the vocabulary.
     pub fn embed(&self, token_ids_t: &Tensor) -> Result<Tensor, ModelError> {
-        Tensor::f_embedding(self.embedding(), token_ids_t, -1, false, false)
+        let padding_idx = self.config.padding_idx.unwrap_or(-1);
+        Tensor::f_embedding(self.embedding(), token_ids_t, padding_idx, false, false)
             .action("look up the embeddings of token ids")
     }
 

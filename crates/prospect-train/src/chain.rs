@@ -118,11 +118,27 @@ impl ForwardPass {
         if let Some(reduction) = reduction.as_deref_mut() {
             reduction.start_from(1, parameters)?;
         }
-        add_rows(&parameters.embedding_gradient()?, &self.batch.token_ids_t, &gradient_th)?;
+        self.embedding_backward(model, parameters, gradient_th)?;
         if let Some(reduction) = reduction {
             reduction.start_from(0, parameters)?;
         }
         Ok(())
+    }
+
+    /// Through the embedding: the gradient of every token goes to its row, but for the padding
+    /// token's, whose row only the head moves, as with `padding_idx` in torch.
+    fn embedding_backward(
+        &self,
+        model: &CausalLm,
+        parameters: &Parameters,
+        mut gradient_th: Tensor,
+    ) -> Result<(), TrainError> {
+        let token_ids_t = &self.batch.token_ids_t;
+        if let Some(padding_idx) = model.config().padding_idx {
+            let is_padding_t1 = token_ids_t.f_eq(padding_idx)?.f_unsqueeze(1)?;
+            let _ = gradient_th.f_masked_fill_(&is_padding_t1, 0.0)?;
+        }
+        add_rows(&parameters.embedding_gradient()?, token_ids_t, &gradient_th)
     }
 
     /// Through head and final norm: the gradient of the last block's output, `[T, H]`.

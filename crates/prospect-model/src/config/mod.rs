@@ -45,7 +45,6 @@ const INERT_KEYS: &[&str] = &[
     "output_attentions",
     "output_hidden_states",
     "output_scores",
-    "pad_token_id",
     "problem_type",
     "return_dict",
     "return_dict_in_generate",
@@ -78,6 +77,9 @@ pub struct ModelConfig {
     pub head_dim: i64,
     /// Number of rows of the embedding, V.
     pub vocab_size: i64,
+    /// The padding token. Its row of the embedding gets no gradient from look-ups, as with
+    /// `padding_idx` of torch's `Embedding`, which transformers sets to `pad_token_id`.
+    pub padding_idx: Option<i64>,
     /// Longest sequence that the model was made for.
     pub max_positions: usize,
     /// Added to the mean square in the norms.
@@ -137,6 +139,7 @@ impl ModelConfig {
         }
         let head_dim = family.take_head_dim(&mut keys, hidden_size, num_heads)?;
         let biases = family.take_biases(&mut keys)?;
+        let vocab_size = keys.require_count("vocab_size", "the rows of the embedding")?;
         let config = Self {
             family,
             hidden_size,
@@ -145,7 +148,8 @@ impl ModelConfig {
             num_heads,
             num_kv_heads,
             head_dim,
-            vocab_size: keys.require_count("vocab_size", "the rows of the embedding")?,
+            vocab_size,
+            padding_idx: take_padding_idx(&mut keys, vocab_size)?,
             max_positions: max_positions as usize,
             rms_norm_eps: keys.require_number("rms_norm_eps", "1e-5 or 1e-6 in most models")?,
             rope: RopeConfig::take(&mut keys)?,
@@ -176,6 +180,19 @@ pub(crate) fn read_object(dir: &Path) -> Result<(PathBuf, Map<String, Value>), M
         Ok(map) => Ok((path, map)),
         Err(error) => {
             Err(ModelError::Malformed { path, format: "valid JSON", message: error.to_string() })
+        }
+    }
+}
+
+/// The row of `pad_token_id`; as in torch, a negative one counts from the end.
+fn take_padding_idx(keys: &mut Keys<'_>, vocab_size: i64) -> Result<Option<i64>, ModelError> {
+    let Some(value) = keys.take("pad_token_id") else { return Ok(None) };
+    match value.as_i64() {
+        Some(id) if (-vocab_size..vocab_size).contains(&id) => Ok(Some(id.rem_euclid(vocab_size))),
+        _ => {
+            let expected =
+                format!("must be null or a token below vocab_size, which is {vocab_size}");
+            Err(keys.bad("pad_token_id", &value, &expected))
         }
     }
 }
