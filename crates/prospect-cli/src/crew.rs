@@ -118,7 +118,7 @@ impl Crew {
     /// did not merely lose its peers.
     pub fn culprit(&self) -> Option<&Ended> {
         let failed = || self.ends.iter().filter(|ended| !ended.is_success());
-        failed().find(|ended| exit_code(ended.status) != ExitCode::PeerLost).or(failed().next())
+        failed().find(|ended| !ended.lost_its_peers()).or(failed().next())
     }
 
     fn look(&mut self) {
@@ -135,6 +135,11 @@ impl Crew {
 impl Ended {
     fn is_success(&self) -> bool {
         matches!(exit_code(self.status), ExitCode::Complete | ExitCode::Preempted)
+    }
+
+    /// Whether it says itself that another one's end is the reason for its own.
+    fn lost_its_peers(&self) -> bool {
+        self.status.code() == Some(i32::from(ExitCode::PeerLost.code()))
     }
 
     /// Its end as the reason why the run failed.
@@ -188,7 +193,8 @@ fn start(options: &CrewOptions, rank: u32) -> Result<Worker, CliError> {
 
 fn device_of(options: &CrewOptions, rank: u32) -> String {
     match (options.device.as_str(), options.num_gpus) {
-        ("auto", 0) => "cpu".to_owned(),
+        // Without GPUs the worker decides, and tells of GPUs that cannot be used.
+        ("auto", 0) => "auto".to_owned(),
         ("auto", num_gpus) => format!("cuda:{}", rank % num_gpus),
         (device, _) => device.to_owned(),
     }

@@ -65,6 +65,9 @@ pub enum CliError {
     /// The run ended, but not well.
     #[error("the run failed: {message}")]
     RunEnded { message: String, run_dir: PathBuf, exit: ExitCode },
+    /// A signal while the run was being prepared.
+    #[error("stopped by {signal} before the run began")]
+    StoppedEarly { signal: &'static str },
     /// The second signal.
     #[error("stopped at once by {signal}; steps after the newest checkpoint are lost")]
     StoppedAtOnce { signal: &'static str },
@@ -93,6 +96,7 @@ impl CliError {
             | Self::Lost { .. }
             | Self::ParentGone { .. }
             | Self::StoppedAtOnce { .. } => ExitCode::PeerLost,
+            Self::StoppedEarly { .. } => ExitCode::Preempted,
             Self::WorkerFailed { exit, .. }
             | Self::WorkerAnswer { exit, .. }
             | Self::RunEnded { exit, .. } => *exit,

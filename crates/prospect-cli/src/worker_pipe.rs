@@ -99,10 +99,10 @@ pub fn ending(status: ExitStatus) -> String {
     }
 }
 
-/// The exit code that a worker's ending means for this program.
+/// The exit code that a worker's ending means for this program. One that a signal ended is lost.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    code.and_then(ExitCode::from_code).unwrap_or(ExitCode::Internal)
+    let Some(code) = status.code() else { return ExitCode::PeerLost };
+    u8::try_from(code).ok().and_then(ExitCode::from_code).unwrap_or(ExitCode::Internal)
 }
 
 fn start(arguments: &[String]) -> Result<Child, CliError> {

@@ -1,8 +1,8 @@
 //! Between the words of the protocol and those of the state machine.
 
-use prospect_core::{Rank, StepReport};
-use prospect_proto::{self as proto, FromWorker, WorkerMessage};
-use prospect_schedule::machine::{Event, FailureKind, Phase, WorkerState};
+use prospect_core::{Rank, StepReport, WorkerId};
+use prospect_proto::{self as proto, FromWorker, Refusal, WorkerMessage};
+use prospect_schedule::machine::{Event, FailureKind, Phase, RefusalKind, WorkerState};
 
 /// A phase of the machine in the words of the status.
 pub(crate) fn phase(phase: Phase) -> proto::Phase {
@@ -28,6 +28,15 @@ pub(crate) fn worker_state(state: WorkerState) -> proto::WorkerState {
         WorkerState::Left => proto::WorkerState::Left,
         WorkerState::Lost => proto::WorkerState::Lost,
     }
+}
+
+/// The machine's refusal of a worker in the words of the protocol.
+pub(crate) fn refusal(worker: &WorkerId, kind: RefusalKind, reason: String) -> Refusal {
+    let kind = match kind {
+        RefusalKind::Lasting => proto::RefusalKind::Lasting,
+        RefusalKind::ForNow => proto::RefusalKind::ForNow,
+    };
+    Refusal::JoinRefused { worker: worker.clone(), kind, reason }
 }
 
 /// A failure of the machine in the words of the protocol.

@@ -14,12 +14,13 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::board::{Board, Facts};
+use crate::eta::Pace;
 use crate::plan::PlanAhead;
 use crate::prepare::{Prepared, Ready, prepare};
 use crate::run_dir::RunDir;
 use crate::service::{ControlService, StatusApi, serve};
 use crate::shell::{COMMAND_CAPACITY, Shell};
-use crate::{CoordinatorError, Options, RunOutcome, convert};
+use crate::{CoordinatorError, Options, RunOutcome, StartNote, convert};
 
 /// A coordinator that holds its port, its run directory and its data, and waits to be run.
 pub struct Coordinator {
@@ -68,6 +69,14 @@ impl Coordinator {
         matches!(self.prepared, Prepared::Complete { .. })
     }
 
+    /// What the start found out; empty for a run that is complete.
+    pub fn notes(&self) -> &[StartNote] {
+        match &self.prepared {
+            Prepared::Ready(ready) => &ready.notes,
+            Prepared::Complete { .. } => &[],
+        }
+    }
+
     /// Runs until the run is complete, stopped or failed. When `shutdown`
     /// resolves the run stops with a durable checkpoint.
     ///
@@ -83,10 +92,10 @@ impl Coordinator {
             Prepared::Ready(ready) => *ready,
             Prepared::Complete { step } => return Ok(complete(step, run_dir.final_model())),
         };
-        let Ready { machine: options, planner, files, history } = ready;
-        let (generation, model_digest) = (options.generation, options.model_digest.clone());
-        let lookahead = options.lookahead_steps;
+        let Ready { machine: options, planner, files, history, digests, .. } = ready;
+        let (generation, lookahead) = (options.generation, options.lookahead_steps);
         let num_tokens = history.last_step().map_or(0, |metrics| metrics.num_tokens);
+        let pace = Pace::new(&options);
         let machine = RunMachine::new(options);
         let facts = Facts {
             run_id: run_id.clone(),
@@ -95,18 +104,12 @@ impl Coordinator {
         };
         let (board, snapshots) = Board::new(facts, history.clone(), &machine);
         let (sender, mut commands) = mpsc::channel(COMMAND_CAPACITY);
-        let control = ControlService::new(
-            sender,
-            &run_id,
-            generation,
-            &config,
-            model_digest,
-            run_dir.root(),
-        )?;
+        let root = run_dir.root();
+        let control = ControlService::new(sender, &run_id, generation, &config, &digests, root)?;
         let mut server = serve(listener, control, StatusApi::new(snapshots, history)).await?;
 
         let plans = PlanAhead::new(planner, lookahead);
-        let mut shell = Shell::new(machine, plans, files, board, run_dir, num_tokens);
+        let mut shell = Shell::new(machine, plans, files, board, run_dir, num_tokens, pace);
         let result = shell.run(&mut commands, &mut server, pin!(shutdown)).await;
         let Shell { machine, board, run_dir, .. } = shell;
         // Readers of the status learn the end when nobody publishes any more.
@@ -147,11 +150,11 @@ fn outcome(machine: &RunMachine, run_dir: &RunDir) -> RunOutcome {
             let path = run_dir.checkpoints().join(machine.checkpoint_step().directory_name());
             message.push_str(&format!("; newest durable checkpoint: {}", path.display()));
         }
-        let (config, root) = (run_dir.config(), run_dir.root());
+        let (config, root) = (&run_dir.config(), run_dir.root());
         message.push_str(&format!(
             "; to go on: prospect train {} --run-dir {}",
-            config.display(),
-            root.display()
+            for_shell(config),
+            for_shell(root)
         ));
     }
     RunOutcome {
@@ -161,6 +164,13 @@ fn outcome(machine: &RunMachine, run_dir: &RunDir) -> RunOutcome {
         step: machine.committed_step(),
         final_dir: (phase == Phase::Complete).then(|| run_dir.final_model()),
     }
+}
+
+/// A path as a word of a command that is typed into a shell.
+fn for_shell(path: &Path) -> String {
+    let text = path.to_string_lossy().into_owned();
+    let is_plain = |symbol: char| symbol.is_alphanumeric() || "/._-+,:@".contains(symbol);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The configuration with paths that mean the same in every process of the run.

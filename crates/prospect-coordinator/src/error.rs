@@ -125,7 +125,7 @@ impl CoordinatorError {
 fn storage_advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room, then run the same command again"
+            "; make room, then start the run again"
         }
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "; allow writing there or choose another run directory"

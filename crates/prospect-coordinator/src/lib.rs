@@ -25,5 +25,5 @@ mod tests;
 
 pub use coordinator::Coordinator;
 pub use error::{CoordinatorError, Difference};
-pub use options::{Options, RunOutcome};
+pub use options::{Options, RunOutcome, StartNote};
 pub use prospect_proto::Phase;

@@ -1,9 +1,10 @@
 //! Digest of a model directory, to be held against every worker's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 
-use prospect_core::{DigestBuilder, is_model_file};
+use prospect_core::{digest_files, is_model_file};
 
 use crate::CoordinatorError;
 
@@ -16,23 +17,17 @@ pub(crate) fn model_digest(key: &'static str, dir: &Path) -> Result<String, Coor
     let entries = fs::read_dir(dir).map_err(|error| {
         refuse(format!("{error}; give the directory of a model in Hugging Face's format"))
     })?;
-    let mut names = Vec::new();
+    let mut names = BTreeSet::new();
     for entry in entries {
         let entry = entry.map_err(|error| refuse(error.to_string()))?;
         names.extend(entry.file_name().into_string().ok().filter(|name| is_model_file(name)));
     }
-    names.sort_unstable();
-    if !names.iter().any(|name| name == "config.json") {
+    if !names.contains("config.json") {
         return Err(refuse("config.json is missing; give the directory of a model".to_owned()));
     }
     if !names.iter().any(|name| name.ends_with(".safetensors")) {
         return Err(refuse("it holds no *.safetensors; convert the weights to that format".into()));
     }
-    let mut digest = DigestBuilder::default();
-    for name in &names {
-        File::open(dir.join(name))
-            .and_then(|file| digest.file(name, file))
-            .map_err(|error| refuse(format!("{name}: {error}")))?;
-    }
-    Ok(digest.finish())
+    digest_files(&names, |name| File::open(dir.join(name)))
+        .map_err(|error| refuse(error.to_string()))
 }

@@ -18,6 +18,15 @@ pub struct Options {
     pub run_id: Option<String>,
 }
 
+/// What a start of the coordinator found out and a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartNote {
+    /// In words.
+    pub message: String,
+    /// Whether something is not as it should be.
+    pub is_warning: bool,
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOutcome {

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use prospect_core::{ObjectiveName, RunConfig, Step};
-use prospect_data::{DataReport, TokenStore, WeightAdvice};
+use prospect_core::{ObjectiveName, Resume, RunConfig, Step};
+use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
 use prospect_schedule::PlanOptions;
 use prospect_schedule::machine::{MachineOptions, ResumePoint};
 
-use crate::CoordinatorError;
 use crate::model_digest::model_digest;
 use crate::plan::{Planner, PlannerOptions, Rows};
 use crate::records::{History, Journal, MetricsFiles, ReferenceCache, STARTED, recorded_step};
@@ -19,9 +18,17 @@ use crate::run_dir::{FINAL, RunDir};
 use crate::shell::Files;
 use crate::storage::write_whole;
 use crate::tensorboard::EventFile;
+use crate::{CoordinatorError, StartNote};
 
 /// How long the machine waits for what should follow at once.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Kind of the event of a checkpoint that cannot be used.
+const CHECKPOINT_REJECTED: &str = "checkpoint_rejected";
+/// Kind of the event of class weights that do not fit the data.
+const CLASS_WEIGHTS: &str = "class_weights";
+/// What a person should look at.
+const WARNINGS: [&str; 2] = [CHECKPOINT_REJECTED, CLASS_WEIGHTS];
 
 /// A run that can begin, or one that has nothing left to do.
 pub(crate) enum Prepared {
@@ -44,6 +51,10 @@ pub(crate) struct Ready {
     pub(crate) files: Files,
     /// The records in memory.
     pub(crate) history: History,
+    /// What the run is made of.
+    pub(crate) digests: Digests,
+    /// What the start found out.
+    pub(crate) notes: Vec<StartNote>,
 }
 
 /// The data and what was found in it.
@@ -73,7 +84,7 @@ pub(crate) fn prepare(config: &RunConfig, dir: &RunDir) -> Result<Prepared, Coor
     digests.eval_data = data.eval.as_ref().map(|eval| eval.digest().to_owned());
     let total_steps = config.train.total_steps(data.train.len());
     write_or_compare(&dir.manifest(), &manifest(config, &digests, total_steps))?;
-    write_whole(&dir.config(), config.to_toml()?.as_bytes())?;
+    write_whole(&dir.config(), to_go_on_with(config).to_toml()?.as_bytes())?;
 
     let history = History::default();
     let (mut journal, past) = Journal::open(&dir.journal(), history.clone())?;
@@ -85,7 +96,7 @@ pub(crate) fn prepare(config: &RunConfig, dir: &RunDir) -> Result<Prepared, Coor
     checkpoints::remove_leftovers(&dir.checkpoints())?;
     let choice = checkpoints::choose(&dir.checkpoints(), recorded_step(dir)?)?;
     let step = choice.step.unwrap_or_default();
-    note_start(&mut journal, config, &data, &choice, total_steps)?;
+    let notes = note_start(&mut journal, config, &data, &choice, total_steps)?;
 
     let metrics = MetricsFiles::open(dir, step, history.clone())?;
     let cache = config.reference.cache.then(|| ReferenceCache::open(&dir.reference_cache(), step));
@@ -115,25 +126,34 @@ pub(crate) fn prepare(config: &RunConfig, dir: &RunDir) -> Result<Prepared, Coor
         eval_every: config.train.eval_every,
         num_eval_shards: planner.num_eval_shards(),
         resume,
-        model_digest: digests.model,
+        model_digest: digests.model.clone(),
         final_path: FINAL.to_owned(),
         generation,
         join_timeout: seconds(coordinator.join_timeout_seconds),
         heartbeat_timeout: seconds(coordinator.heartbeat_timeout_seconds),
         grace: GRACE,
     };
-    Ok(Prepared::Ready(Box::new(Ready { machine, planner, files, history })))
+    Ok(Prepared::Ready(Box::new(Ready { machine, planner, files, history, notes, digests })))
+}
+
+/// The configuration that a run goes on with, whether or not it had to be new when it began.
+fn to_go_on_with(config: &RunConfig) -> RunConfig {
+    let mut config = config.clone();
+    config.checkpoint.resume = Resume::Auto;
+    config
 }
 
 impl Data {
     fn open(config: &RunConfig, dir: &RunDir) -> Result<Self, CoordinatorError> {
         let cache_dir = config.data.cache_dir.clone().unwrap_or_else(|| dir.cache());
         let model = &config.model.path;
-        let open = |files| TokenStore::open_or_build(files, model, &config.data, &cache_dir);
-        let (train, report) = open(&config.data.train)?;
+        let open = |files, classes| {
+            TokenStore::open_or_build(files, model, &config.data, classes, &cache_dir)
+        };
+        let (train, report) = open(&config.data.train, Classes::Both(config.objective.name))?;
         let eval = match config.data.eval.as_slice() {
             [] => None,
-            files => Some(open(files)?.0),
+            files => Some(open(files, Classes::Any)?.0),
         };
         let weights =
             config.objective.resolved_weights(train.num_desirable(), train.num_undesirable());
@@ -148,7 +168,7 @@ fn note_start(
     data: &Data,
     choice: &checkpoints::Choice,
     total_steps: u64,
-) -> Result<(), CoordinatorError> {
+) -> Result<Vec<StartNote>, CoordinatorError> {
     let step = choice.step.unwrap_or_default();
     let begins = match choice.step {
         None => format!("begins at step 1 of {total_steps}"),
@@ -158,7 +178,7 @@ fn note_start(
     for rejected in &choice.rejected {
         let message =
             format!("{} is not used: {}", rejected.step.directory_name(), rejected.reason);
-        events.push(("checkpoint_rejected", rejected.step, message));
+        events.push((CHECKPOINT_REJECTED, rejected.step, message));
     }
     let DataReport { rows, num_desirable, num_undesirable, truncated, overlong, bad_rows, .. } =
         &data.report;
@@ -174,13 +194,21 @@ fn note_start(
         && let Some(advice) = WeightAdvice::new((*num_desirable, *num_undesirable), data.weights)
         && !advice.in_range
     {
-        events.push(("class_weights", step, advice.to_string()));
+        events.push((CLASS_WEIGHTS, step, advice.to_string()));
     }
+    let mut notes = Vec::new();
     for (kind, step, message) in events {
-        tracing::info!(kind, %step, "{message}");
+        let is_warning = WARNINGS.contains(&kind);
+        if is_warning {
+            tracing::warn!(kind, %step, "{message}");
+        } else {
+            tracing::info!(kind, %step, "{message}");
+        }
         journal.record(kind, step, &message)?;
+        notes.push(StartNote { message, is_warning });
     }
-    journal.sync()
+    journal.sync()?;
+    Ok(notes)
 }
 
 fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {

@@ -1,5 +1,6 @@
-//! Learning rate of a step, as in transformers' schedules: a linear warm-up,
-//! then constant, linear or cosine decay to 0.
+//! Learning rate of a step: a linear warm-up, then constant, linear or cosine
+//! decay to 0. They equal transformers' `constant_with_warmup`, `linear` and
+//! `cosine`; its plain `constant` ignores the warm-up, ours does not.
 
 use std::f64::consts::PI;
 
@@ -43,7 +44,8 @@ mod tests {
         }
     }
 
-    // Expected values from transformers.get_scheduler(name, opt, num_warmup_steps, num_training_steps).
+    // Expected values from transformers.get_scheduler(name, opt, num_warmup_steps, num_training_steps),
+    // where the name for LrSchedule::Constant is constant_with_warmup.
     #[test]
     fn schedules_equal_transformers() {
         check(LrSchedule::Constant, 2, &[0.0, 0.5, 1.0, 1.0]);

@@ -18,7 +18,7 @@ pub use config::{
     ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, ReferenceSection,
     Resume, RunConfig, TrainConfig, Weight,
 };
-pub use digest::{DigestBuilder, is_model_file};
+pub use digest::{DigestBuilder, DigestError, digest_files, is_model_file};
 pub use exit::ExitCode;
 pub use ids::{Generation, Incarnation, Rank, RowId, RunId, Step, WorkerId};
 pub use kl::{KlSums, ReferencePoint};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use prospect_core::{ExitCode, Label};
+use prospect_core::{ExitCode, Label, ObjectiveName};
 use serde::{Deserialize, Serialize};
 
 /// Bad rows that an error message lists; the report holds all of them.
@@ -89,16 +89,18 @@ pub enum DataError {
         /// Where the rows went.
         reason: String,
     },
-    /// Feedback of one kind only.
+    /// Feedback of one kind only, for an objective that needs both.
     #[error(
-        "all {num_rows} rows are {}, none is {}: KTO weighs the one class against the other; add {} rows, check data.columns.label, or move data.label_threshold",
-        label_word(*found), label_word(opposite(*found)), label_word(opposite(*found))
+        "all {num_rows} rows are {}, none is {}: {}; add {} rows, check data.columns.label, or move data.label_threshold",
+        label_word(*found), label_word(opposite(*found)), needs_both(*objective), label_word(opposite(*found))
     )]
     OneClass {
         /// The class that all rows have.
         found: Label,
         /// How many there are.
         num_rows: u64,
+        /// What they were to be trained with.
+        objective: ObjectiveName,
     },
     /// A tokenizer file that is missing or unreadable.
     #[error("{}: {message}", path.display())]
@@ -198,6 +200,16 @@ impl fmt::Display for BadRow {
 /// The class in words.
 pub(crate) fn label_word(label: Label) -> &'static str {
     if label.is_desirable() { "desirable" } else { "undesirable" }
+}
+
+/// What an objective does with one class that the other has to hold against.
+fn needs_both(objective: ObjectiveName) -> &'static str {
+    match objective {
+        ObjectiveName::Kto => "kto weighs the one class against the other",
+        ObjectiveName::ApoZeroUnpaired => {
+            "apo_zero_unpaired raises the one class and lowers the other, and one alone only drifts"
+        }
+    }
 }
 
 fn opposite(label: Label) -> Label {

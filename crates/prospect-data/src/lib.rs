@@ -19,7 +19,7 @@ mod testing;
 pub use check::check;
 pub use error::{BadRow, DataError};
 pub use prompts::{PromptRow, read_prompts};
-pub use report::{DataReport, FileRows, LengthUnit, Lengths, Percentiles, WeightAdvice};
+pub use report::{Classes, DataReport, FileRows, LengthUnit, Lengths, Percentiles, WeightAdvice};
 pub use row::{Content, Message, Row};
 pub use store::{RowView, TokenStore};
 pub use tokenizer::{ChatTokenizer, EncodedRow};

@@ -1,5 +1,5 @@
-//! The way of a row: raw content, understood, tokenised and cut, on all cores
-//! but handed on in the order of the files.
+//! The way of a row: raw content, understood and tokenised, on all cores but
+//! handed on in the order of the files.
 
 use prospect_core::{DataConfig, Label, Overlong};
 use rayon::prelude::*;
@@ -21,15 +21,19 @@ pub(crate) enum Outcome {
 /// A row that can be used.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    /// Token ids after the cut; empty without a tokenizer.
+    /// Token ids; empty without a tokenizer.
     pub prompt: Vec<u32>,
+    /// As many of them as could follow the shortest prompt: it is cut where a sequence is made,
+    /// since another row's prompt leaves it other room.
     pub completion: Vec<u32>,
     pub label: Label,
     pub weight: f64,
     pub prompt_hash: u64,
     pub completion_hash: u64,
-    /// Size before the cut.
+    /// Size before anything is cut.
     pub size: Size,
+    /// Tokens of the row's own sequence, and whether that loses the end of the completion.
+    pub num_tokens: u32,
     pub truncated: bool,
     pub lost_prompt_tokens: usize,
 }
@@ -108,9 +112,8 @@ impl<'a> Pipeline<'a> {
                 )),
             });
         }
-        let room = self.max_length as usize - prompt.len();
-        let truncated = completion.len() > room;
-        completion.truncate(room);
+        let whole = size.prompt.saturating_add(size.completion);
+        completion.truncate(self.max_length as usize - 1);
         Ok(Outcome::Kept(Kept {
             prompt_hash: hash_tokens(&prompt),
             completion_hash: hash_tokens(&completion),
@@ -119,7 +122,8 @@ impl<'a> Pipeline<'a> {
             label: row.label,
             weight: row.weight,
             size,
-            truncated,
+            num_tokens: whole.min(self.max_length),
+            truncated: whole > self.max_length,
             lost_prompt_tokens: encoded.lost_prompt_tokens,
         }))
     }
@@ -155,6 +159,7 @@ fn text_only(row: &Row) -> Kept {
             prompt: length(row.prompt.num_chars()),
             completion: length(row.completion.num_chars()),
         },
+        num_tokens: 0,
         truncated: false,
         lost_prompt_tokens: 0,
     }

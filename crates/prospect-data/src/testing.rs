@@ -19,12 +19,27 @@ pub(crate) fn expected() -> Value {
     serde_json::from_slice(&fs::read(fixtures().join("expected.json")).unwrap()).unwrap()
 }
 
+/// Families whose template is that of the TRL package, unchanged.
+const FROM_TRL: [&str; 3] = ["qwen2_5", "qwen3", "llama3"];
+
+/// A template of the TRL package in the workspace's environment.
+fn trl_template(family: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let place = format!(".venv/lib/python3*/site-packages/trl/chat_templates/{family}.jinja");
+    let pattern = root.join(&place);
+    let found = glob::glob(pattern.to_str().unwrap()).unwrap().next();
+    found.unwrap_or_else(|| panic!("{place} is missing: run `make setup`")).unwrap()
+}
+
 /// A model directory of a family, without weights.
 pub(crate) fn model_dir(family: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     for entry in fixtures().join(family).read_dir().unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    if FROM_TRL.contains(&family) {
+        fs::copy(trl_template(family), dir.path().join("chat_template.jinja")).unwrap();
     }
     let tokenizer =
         if family.starts_with("llama3") { "tokenizer-bos.json" } else { "tokenizer.json" };

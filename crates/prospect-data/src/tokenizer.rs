@@ -70,7 +70,7 @@ impl ChatTokenizer {
             }
         };
         let eos_token = files.special_token("eos_token").map(str::to_owned);
-        let eos_token_ids = files.eos_token_ids(&tokenizer);
+        let eos_token_ids = files.eos_token_ids(&tokenizer)?;
         Ok(Self { dir: model_dir.to_owned(), tokenizer, template, eos_token, eos_token_ids })
     }
 

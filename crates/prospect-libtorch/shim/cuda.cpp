@@ -6,6 +6,7 @@
 
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <dlfcn.h>
 #include <link.h>
@@ -41,20 +42,66 @@ c10::DeviceAllocator& cuda_allocator(int device_idx) {
   return *allocator;
 }
 
+// CUDA_ERROR_NO_DEVICE of the driver's interface.
+constexpr int kNoDevice = 100;
+
+void* open_driver() {
+  return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+}
+
+template <class Function>
+Function* driver_function(void* driver, const char* name) {
+  auto* function = reinterpret_cast<Function*>(dlsym(driver, name));
+  if (function == nullptr) {
+    throw prospect::Unavailable("the NVIDIA driver's libcuda.so.1 is incomplete: " + dl_failure());
+  }
+  return function;
+}
+
 } // namespace
 
-int prospect_cuda_driver_devices() {
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) {
-    return 0;
-  }
-  auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-  auto count = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDeviceGetCount"));
-  int devices = 0;
-  if (init == nullptr || count == nullptr || init(0) != 0 || count(&devices) != 0) {
-    return 0;
-  }
-  return devices;
+int prospect_cuda_driver_devices(int* out, char** message) {
+  return prospect::guarded(message, [&] {
+    *out = 0;
+    void* driver = open_driver();
+    if (driver == nullptr) {
+      return;
+    }
+    int status = driver_function<int(unsigned)>(driver, "cuInit")(0);
+    if (status == 0) {
+      status = driver_function<int(int*)>(driver, "cuDeviceGetCount")(out);
+    }
+    if (status == 0) {
+      return;
+    }
+    *out = 0;
+    // The library alone comes with many images; the node is there only with the kernel's part.
+    if (status != kNoDevice && access("/dev/nvidiactl", F_OK) == 0) {
+      throw prospect::Unavailable(
+          "the NVIDIA driver cannot be started: CUDA error " + std::to_string(status));
+    }
+  });
+}
+
+int prospect_cuda_device_name(int device_idx, char* out, int size, char** message) {
+  return prospect::guarded(message, [&] {
+    void* driver = open_driver();
+    if (driver == nullptr) {
+      throw prospect::Unavailable("there is no NVIDIA driver");
+    }
+    int device = 0;
+    int status = driver_function<int(unsigned)>(driver, "cuInit")(0);
+    if (status == 0) {
+      status = driver_function<int(int*, int)>(driver, "cuDeviceGet")(&device, device_idx);
+    }
+    if (status == 0) {
+      status = driver_function<int(char*, int, int)>(driver, "cuDeviceGetName")(out, size, device);
+    }
+    if (status != 0) {
+      throw prospect::Unavailable(
+          "the NVIDIA driver does not name the device: CUDA error " + std::to_string(status));
+    }
+  });
 }
 
 int prospect_load_torch_cuda(char** message) {
@@ -83,6 +130,13 @@ int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message) {
 int prospect_cuda_reset_peak(int device_idx, char** message) {
   return prospect::guarded(
       message, [&] { cuda_allocator(device_idx).resetPeakStats(device_idx); });
+}
+
+int prospect_cuda_synchronize(int device_idx, char** message) {
+  return prospect::guarded(message, [&] {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA)
+        .synchronizeDevice(static_cast<c10::DeviceIndex>(device_idx));
+  });
 }
 
 int prospect_load_image(

@@ -5,7 +5,6 @@
 #include "status.hpp"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace {
 
@@ -76,9 +75,10 @@ int prospect_broadcast(
 int prospect_barrier(prospect_group* group, prospect_work** out, char** message) {
   return prospect::guarded(message, [&] {
     c10d::BarrierOptions options;
-    if (group->backend->getBackendName() == "nccl") {
+    if (group->device_idx >= 0) {
       // NCCL's barrier is a collective on a device; without this it guesses from the rank.
-      options.device = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getDevice();
+      options.device =
+          at::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(group->device_idx));
     }
     *out = new prospect_work{group->backend->barrier(options), {}};
   });

@@ -18,6 +18,8 @@ struct prospect_group {
   c10::intrusive_ptr<c10d::Backend> backend;
   // Gloo has no abort of its own; a backend that has one leaves this null.
   void (*abort)(c10d::Backend&) = nullptr;
+  // The CUDA device of NCCL's collectives; Gloo has none.
+  int device_idx = -1;
 };
 
 struct prospect_work {

@@ -131,12 +131,17 @@ int prospect_varlen_sdpa(
     at::Tensor** out,
     char** message);
 
-// The number of devices the NVIDIA driver offers; 0 when there is no driver.
-int prospect_cuda_driver_devices();
+// The number of devices the NVIDIA driver offers; 0 when there is no driver. A driver that is
+// installed and cannot be started is PROSPECT_UNAVAILABLE.
+int prospect_cuda_driver_devices(int* out, char** message);
+// Writes the driver's name of a device, cut to `size` with its nul, into `out`.
+int prospect_cuda_device_name(int device_idx, char* out, int size, char** message);
 // Brings libtorch_cuda into the process from the folder that libtorch_cpu came from.
 int prospect_load_torch_cuda(char** message);
 int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message);
 int prospect_cuda_reset_peak(int device_idx, char** message);
+// Waits for all that was started on the device.
+int prospect_cuda_synchronize(int device_idx, char** message);
 
 // Loads a shared object from memory and finds one symbol in it.
 int prospect_load_image(
@@ -146,6 +151,7 @@ int prospect_load_image(
 int prospect_nccl_new(
     const prospect_store* store,
     const char* prefix,
+    int device_idx,
     int rank,
     int size,
     int64_t timeout_ms,

@@ -1,7 +1,7 @@
 //! CUDA in a process that may have none: nothing of it is loaded before it is asked for, which
 //! spares a process on CPUs a third of its start and 235 MB of memory.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -13,25 +13,45 @@ pub(crate) const CUDA_HALF: std::result::Result<&[u8], &str> =
     include!(concat!(env!("OUT_DIR"), "/cuda_half.rs"));
 
 /// Loads libtorch's CUDA library if the NVIDIA driver offers a device; true when a CUDA device
-/// can be used.
+/// can be used. [`cuda_device_count`] says why one that is there cannot.
 ///
 /// Call this before anything else of libtorch: a libtorch that was asked for CUDA before the
 /// library came (seeding the random numbers does) goes without it until the process ends.
 pub fn ensure_cuda_loaded() -> bool {
-    static USABLE: OnceLock<bool> = OnceLock::new();
-    *USABLE.get_or_init(|| {
-        // SAFETY: the function only talks to the driver and has no preconditions.
-        let devices = unsafe { ffi::prospect_cuda_driver_devices() };
-        devices > 0 && load_torch_cuda().is_ok() && tch::Cuda::device_count() > 0
-    })
+    cuda_device_count().is_ok_and(|count| count > 0)
 }
 
-/// The number of CUDA devices that can be used; 0 without a driver.
-pub fn cuda_device_count() -> usize {
-    if !ensure_cuda_loaded() {
-        return 0;
-    }
-    usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
+/// The number of CUDA devices that can be used; 0 without a driver or without a device. Loads
+/// libtorch's CUDA library as [`ensure_cuda_loaded`] does.
+///
+/// # Errors
+/// [`LibtorchError::BackendUnavailable`] when the driver is there and cannot be started, or has
+/// devices that this libtorch cannot use.
+pub fn cuda_device_count() -> Result<usize> {
+    static USABLE: OnceLock<std::result::Result<usize, String>> = OnceLock::new();
+    USABLE
+        .get_or_init(|| {
+            let seen = || usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+            usable_devices(driver_devices(), load_torch_cuda, seen).map_err(reason)
+        })
+        .clone()
+        .map_err(|reason| LibtorchError::BackendUnavailable { backend: "cuda", reason })
+}
+
+/// The driver's name of the CUDA device `device_idx`, such as `NVIDIA H100 80GB HBM3`.
+///
+/// # Errors
+/// [`LibtorchError::BackendUnavailable`] when the driver has no such device.
+pub fn cuda_device_name(device_idx: usize) -> Result<String> {
+    let device = c_int::try_from(device_idx).unwrap_or(c_int::MAX);
+    // One more than is handed over, so that a nul follows in any case.
+    let mut name: [c_char; 257] = [0; 257];
+    ffi::call("cuda_device_name", |message| {
+        // SAFETY: the driver writes at most 256 characters into `name`, which outlives the call.
+        unsafe { ffi::prospect_cuda_device_name(device, name.as_mut_ptr(), 256, message) }
+    })?;
+    // SAFETY: the last character was not written and is a nul.
+    Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
 }
 
 /// Sets the number of threads one operation on the CPU may use, at least 1.
@@ -60,6 +80,38 @@ pub(crate) fn name_nccl(error: LibtorchError) -> LibtorchError {
         }
         other => other,
     }
+}
+
+/// How many of the driver's devices libtorch can use. Its library is loaded only for devices.
+fn usable_devices(
+    driver: Result<usize>,
+    load: impl FnOnce() -> Result<()>,
+    seen_by_torch: impl FnOnce() -> usize,
+) -> Result<usize> {
+    let offered = driver?;
+    if offered == 0 {
+        return Ok(0);
+    }
+    let unusable = |why: String| LibtorchError::BackendUnavailable {
+        backend: "cuda",
+        reason: format!(
+            "the NVIDIA driver offers {offered} device(s), but {why}; use a libtorch that fits the driver, or the device cpu"
+        ),
+    };
+    load().map_err(|error| unusable(reason(error)))?;
+    match seen_by_torch() {
+        0 => Err(unusable("libtorch can use none of them".to_owned())),
+        count => Ok(count),
+    }
+}
+
+fn driver_devices() -> Result<usize> {
+    let mut count: c_int = 0;
+    ffi::call("cuda_device_count", |message| {
+        // SAFETY: the function only talks to the driver; `count` outlives the call.
+        unsafe { ffi::prospect_cuda_driver_devices(&mut count, message) }
+    })?;
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 fn load_torch_cuda() -> Result<()> {

@@ -56,6 +56,7 @@ pub(crate) type NcclNew = unsafe extern "C" fn(
     *const c_char,
     c_int,
     c_int,
+    c_int,
     i64,
     *mut *mut Group,
     Message,
@@ -87,7 +88,9 @@ unsafe extern "C" {
     pub(crate) fn prospect_varlen_flash(q: TensorPtr, k: TensorPtr, v: TensorPtr, cu_seqlens: TensorPtr, max_seqlen: i64, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
     pub(crate) fn prospect_varlen_sdpa(q: TensorPtr, k: TensorPtr, v: TensorPtr, lengths: *const i64, num_sequences: usize, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
 
-    pub(crate) fn prospect_cuda_driver_devices() -> c_int;
+    pub(crate) fn prospect_cuda_driver_devices(out: *mut c_int, message: Message) -> c_int;
+    pub(crate) fn prospect_cuda_device_name(device_idx: c_int, out: *mut c_char, size: c_int, message: Message) -> c_int;
+    pub(crate) fn prospect_cuda_synchronize(device_idx: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_load_torch_cuda(message: Message) -> c_int;
     pub(crate) fn prospect_cuda_memory(device_idx: c_int, out: *mut Memory, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_reset_peak(device_idx: c_int, message: Message) -> c_int;

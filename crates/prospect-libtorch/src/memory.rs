@@ -62,7 +62,7 @@ fn peak_bytes(status: &str) -> Option<u64> {
 }
 
 fn check_device(op: &'static str, device_idx: usize) -> Result<c_int> {
-    let count = cuda_device_count();
+    let count = cuda_device_count()?;
     if count == 0 {
         return Err(LibtorchError::BackendUnavailable {
             backend: "cuda",

@@ -20,7 +20,7 @@ use crate::store::TcpStore;
 use crate::{cuda, ffi};
 
 pub use handle::AbortHandle;
-use handle::Handle;
+use handle::{Handle, Unclosed};
 pub use work::Work;
 
 const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
@@ -30,15 +30,19 @@ const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
 pub enum Backend {
     /// Tensors in main memory, over TCP.
     Gloo,
-    /// Tensors on CUDA devices.
-    Nccl,
+    /// Tensors on a CUDA device.
+    Nccl {
+        /// The one device of this rank.
+        device: usize,
+    },
 }
 
 /// A fixed set of ranks that carry out collectives together.
 ///
 /// Every rank calls the same collectives in the same order. A collective returns at once with a
 /// [`Work`]; until that has been waited for, its tensors are neither to be read nor written.
-/// A group that is dropped with works that were not waited for, or failed, is aborted.
+/// A group that is dropped with works that were not waited for, or failed, is aborted; so is
+/// one over NCCL that was not [closed](ProcessGroup::close).
 pub struct ProcessGroup {
     handle: Arc<Handle>,
     rank: usize,
@@ -55,12 +59,16 @@ impl Backend {
     pub fn name(self) -> &'static str {
         match self {
             Self::Gloo => "gloo",
-            Self::Nccl => "nccl",
+            Self::Nccl { .. } => "nccl",
         }
     }
 
     fn takes(self, device: Device) -> bool {
-        matches!((self, device), (Self::Gloo, Device::Cpu) | (Self::Nccl, Device::Cuda(_)))
+        match (self, device) {
+            (Self::Gloo, Device::Cpu) => true,
+            (Self::Nccl { device }, Device::Cuda(device_idx)) => device == device_idx,
+            _ => false,
+        }
     }
 }
 
@@ -117,7 +125,11 @@ impl ProcessGroup {
                     }
                 })?;
             }
-            Backend::Nccl => {
+            Backend::Nccl { device } => {
+                // c10d counts devices in a signed byte.
+                let Ok(device) = i8::try_from(device) else {
+                    return refuse(OP, "backend", format!("no CUDA device has the index {device}"));
+                };
                 let nccl_new = cuda::nccl_half()?;
                 ffi::call(OP, |message| {
                     // SAFETY: as above; the function is the shim's own and stays loaded.
@@ -125,6 +137,7 @@ impl ProcessGroup {
                         nccl_new(
                             store.as_ptr(),
                             prefix.as_ptr(),
+                            c_int::from(device),
                             c_rank,
                             size,
                             timeout_ms,
@@ -136,8 +149,12 @@ impl ProcessGroup {
                 .map_err(cuda::name_nccl)?;
             }
         }
+        let unclosed = match backend {
+            Backend::Gloo => Unclosed::ShutDown,
+            Backend::Nccl { .. } => Unclosed::Abort,
+        };
         Ok(Self {
-            handle: Arc::new(Handle::from_raw(raw)),
+            handle: Arc::new(Handle::from_raw(raw, unclosed)),
             rank,
             world_size,
             backend,
@@ -164,12 +181,43 @@ impl ProcessGroup {
     ///
     /// Gloo reports a failure from [`Work::wait`]. With NCCL that only orders streams, and the
     /// failure of a collective is found in the background: ask here after waiting for the
-    /// device, before results are put to lasting use.
+    /// device (a copy to main memory does), before results are put to lasting use.
+    ///
+    /// # Errors
+    /// As [`Work::wait`].
     pub fn check_health(&self) -> Result<()> {
         self.handle.guarded("check_health", |message| {
             // SAFETY: the group is alive.
             unsafe { ffi::prospect_group_health(self.handle.as_ptr(), message) }
         })
+    }
+
+    /// Waits for the group's device, and says whether every collective has succeeded.
+    ///
+    /// # Errors
+    /// As [`Work::wait`].
+    pub fn settle(&self) -> Result<()> {
+        let waited = match self.backend {
+            Backend::Gloo => Ok(()),
+            Backend::Nccl { device } => self.handle.explain("settle", |message| {
+                // SAFETY: the device exists; its index was below 128 when the group was made.
+                unsafe { ffi::prospect_cuda_synchronize(device as c_int, message) }
+            }),
+        };
+        // A collective that failed says more than the device that was waited for.
+        self.check_health()?;
+        waited
+    }
+
+    /// Ends the group in good order, once every collective has succeeded. Every rank calls this;
+    /// after an error the group is aborted.
+    ///
+    /// # Errors
+    /// As [`Work::wait`].
+    pub fn close(self) -> Result<()> {
+        self.settle()?;
+        self.handle.close();
+        Ok(())
     }
 
     /// Gives up every collective, under way and to come, on this rank. The others notice that a

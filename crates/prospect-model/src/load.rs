@@ -25,13 +25,23 @@ pub struct LoadOptions {
 /// The type that passes compute in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ComputeType {
-    /// fp32 on CPU; on CUDA fp32 for a checkpoint in fp32 and bf16 for one in 16 bits.
+    /// bf16 on CUDA, fp32 on CPU, whatever the checkpoint is in.
     #[default]
     Auto,
     /// fp32.
     Float32,
     /// bf16, with norms and rotary angles in fp32.
     Bfloat16,
+}
+
+impl ComputeType {
+    /// The tensor type that this is on a device.
+    pub fn kind(self, device: Device) -> Kind {
+        match (self, device) {
+            (Self::Bfloat16, _) | (Self::Auto, Device::Cuda(_)) => Kind::BFloat16,
+            (Self::Float32 | Self::Auto, _) => Kind::Float,
+        }
+    }
 }
 
 impl From<Dtype> for ComputeType {
@@ -57,7 +67,7 @@ impl CausalLm {
         let specs = spec::segments(&config);
         check_names(&config, &checkpoint, &specs)?;
         let _no_grad = tch::no_grad_guard();
-        let kind = compute_kind(&checkpoint, &specs, options)?;
+        let kind = options.compute.kind(options.device);
         let mut segments = Vec::with_capacity(specs.len());
         for segment in specs {
             let parameters = segment
@@ -99,23 +109,6 @@ fn check_names(
         return Ok(());
     }
     Err(ModelError::TiedHeadDiffers { path: checkpoint.path_of(HEAD).to_owned() })
-}
-
-fn compute_kind(
-    checkpoint: &Checkpoint,
-    specs: &[Vec<ParameterSpec>],
-    options: &LoadOptions,
-) -> Result<Kind, ModelError> {
-    match (options.compute, options.device) {
-        (ComputeType::Float32, _) | (ComputeType::Auto, Device::Cpu) => Ok(Kind::Float),
-        (ComputeType::Bfloat16, _) => Ok(Kind::BFloat16),
-        (ComputeType::Auto, _) => {
-            let embedding = &specs[0][0];
-            let stored = checkpoint.tensor(&embedding.name, &embedding.shape)?;
-            let kind = stored.f_kind().action("read a tensor's type")?;
-            Ok(if kind == Kind::Float { Kind::Float } else { Kind::BFloat16 })
-        }
-    }
 }
 
 fn load_parameter(

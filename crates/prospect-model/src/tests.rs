@@ -87,6 +87,14 @@ fn a_packed_sequence_gets_the_logits_that_it_gets_alone() {
 }
 
 #[test]
+fn auto_is_bf16_on_cuda_and_fp32_on_cpu() {
+    let kinds = |compute: ComputeType| [Device::Cpu, Device::Cuda(0)].map(|d| compute.kind(d));
+    assert_eq!(kinds(ComputeType::Auto), [Kind::Float, Kind::BFloat16]);
+    assert_eq!(kinds(ComputeType::Float32), [Kind::Float, Kind::Float]);
+    assert_eq!(kinds(ComputeType::Bfloat16), [Kind::BFloat16, Kind::BFloat16]);
+}
+
+#[test]
 fn bf16_stays_near_fp32() {
     let options = LoadOptions { device: Device::Cpu, compute: ComputeType::Bfloat16 };
     let (model, expected) =

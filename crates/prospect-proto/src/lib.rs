@@ -17,7 +17,7 @@ mod worker_message;
 pub use coordinator_message::{CoordinatorMessage, ToWorker};
 pub use error::MessageError;
 pub use failure_kind::FailureKind;
-pub use refusal::Refusal;
+pub use refusal::{Refusal, RefusalKind};
 pub use status::{Event, MetricPoint, Phase, RunStatus, WorkerState, WorkerStatus};
 pub use worker_message::{FromWorker, WorkerMessage};
 

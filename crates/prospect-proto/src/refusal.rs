@@ -12,6 +12,15 @@ use crate::MessageError;
 /// Domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "prospect";
 
+/// Whether a worker that is refused may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It stands until someone changes the run or the worker.
+    Lasting,
+    /// It has to do with what the run does now; joining again may succeed.
+    ForNow,
+}
+
 /// Why a server refuses a call or ends a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -45,6 +54,8 @@ pub enum Refusal {
     JoinRefused {
         /// The worker.
         worker: WorkerId,
+        /// Whether it may try again.
+        kind: RefusalKind,
         /// Why, and what to change.
         reason: String,
     },
@@ -69,15 +80,29 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Code and reason of each refusal.
+    /// The refusal of a message with a field that means nothing.
+    pub fn malformed(field: &str, problem: String) -> Self {
+        Self::Malformed(MessageError::new(field, problem))
+    }
+
+    /// The refusal of a coordinator that is about to go away.
+    pub fn closing() -> Self {
+        Self::RunEnded { reason: "the coordinator is closing".to_owned() }
+    }
+
+    /// Code and reason of each refusal. `Aborted` is what a worker may answer by
+    /// joining again.
     fn table(&self) -> (Code, &'static str) {
         match self {
             Self::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
-            Self::StaleGeneration { .. } => (Code::FailedPrecondition, "STALE_GENERATION"),
+            Self::StaleGeneration { .. } => (Code::Aborted, "STALE_GENERATION"),
             Self::StaleIncarnation { .. } => (Code::FailedPrecondition, "STALE_INCARNATION"),
             Self::UnknownWorker { .. } => (Code::NotFound, "UNKNOWN_WORKER"),
-            Self::JoinRefused { .. } => (Code::FailedPrecondition, "JOIN_REFUSED"),
-            Self::RunEnded { .. } => (Code::FailedPrecondition, "RUN_ENDED"),
+            Self::JoinRefused { kind: RefusalKind::Lasting, .. } => {
+                (Code::FailedPrecondition, "JOIN_REFUSED")
+            }
+            Self::JoinRefused { kind: RefusalKind::ForNow, .. } => (Code::Aborted, "JOIN_PUT_OFF"),
+            Self::RunEnded { .. } => (Code::Aborted, "RUN_ENDED"),
             Self::Unreadable { .. } => (Code::DataLoss, "UNREADABLE_RECORD"),
             Self::OutOfOrder { .. } => (Code::InvalidArgument, "OUT_OF_ORDER"),
         }

@@ -308,7 +308,7 @@ fn events_and_metric_points_survive_the_wire() {
 fn refusals_carry_a_code_and_a_reason_for_programs() {
     let stale = Refusal::StaleGeneration { found: Generation(1), current: Generation(2) };
     let status = Status::from(stale);
-    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(status.code(), Code::Aborted);
     assert_eq!(status.message(), "generation 1 is over, the world is at 2; join again");
     assert_eq!(status.get_details_error_info().unwrap().reason, "STALE_GENERATION");
 
@@ -317,6 +317,24 @@ fn refusals_carry_a_code_and_a_reason_for_programs() {
     assert_eq!(status.code(), Code::InvalidArgument);
     let violations = status.get_details_bad_request().unwrap().field_violations;
     assert_eq!(violations[0].field, "message");
+}
+
+#[test]
+fn only_refusals_that_stand_are_failed_preconditions() {
+    let join = |kind| Refusal::JoinRefused {
+        worker: WorkerId("w0".into()),
+        kind,
+        reason: "the world of 1 worker is complete".into(),
+    };
+    for (refusal, code, reason) in [
+        (join(RefusalKind::Lasting), Code::FailedPrecondition, "JOIN_REFUSED"),
+        (join(RefusalKind::ForNow), Code::Aborted, "JOIN_PUT_OFF"),
+        (Refusal::closing(), Code::Aborted, "RUN_ENDED"),
+    ] {
+        let status = Status::from(refusal);
+        assert_eq!(status.code(), code, "{status:?}");
+        assert_eq!(status.get_details_error_info().unwrap().reason, reason);
+    }
 }
 
 #[test]

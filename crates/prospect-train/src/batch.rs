@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 use crate::TrainError;
 
 /// Packed sequences on the model's device.
-pub(crate) struct PackedBatch {
+pub struct PackedBatch {
     /// i64 `[T]`: all tokens but each sequence's last.
     pub(crate) token_ids_t: Tensor,
     pub(crate) layout: Layout,
@@ -25,14 +25,21 @@ pub(crate) struct PackedBatch {
 }
 
 impl PackedBatch {
-    /// Packs sequences that were checked to have a prompt and a completion.
-    pub(crate) fn new(model: &CausalLm, sequences: &[&Sequence]) -> Result<Self, TrainError> {
+    /// Packs sequences that have a prompt and a completion.
+    ///
+    /// # Errors
+    /// No sequences, or one that is longer than the model allows.
+    ///
+    /// # Panics
+    /// If a sequence lacks one of them.
+    pub fn new(model: &CausalLm, sequences: &[&Sequence]) -> Result<Self, TrainError> {
         let mut token_ids: Vec<i64> = Vec::new();
         let mut positions: Vec<i64> = Vec::new();
         let mut targets: Vec<i64> = Vec::new();
         let mut lengths = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let (ids, start) = (&sequence.token_ids, sequence.completion_start as usize);
+            assert!((1..ids.len()).contains(&start), "sequences have a prompt and a completion");
             let offset = token_ids.len();
             lengths.push(ids.len() - 1);
             token_ids.extend(ids[..ids.len() - 1].iter().map(|&id| i64::from(id)));

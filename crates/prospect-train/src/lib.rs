@@ -15,6 +15,7 @@ mod objective;
 mod optimizer;
 mod parameters;
 mod reduction;
+mod reference;
 mod scoring;
 mod shard;
 mod step;
@@ -29,6 +30,7 @@ pub use prospect_libtorch as libtorch;
 /// Models, for those who score or generate without training.
 pub use prospect_model as model;
 
+pub use batch::PackedBatch;
 pub use checkpoint::CheckpointManifestDigest;
 pub use error::{FailureKind, NotFinite, NotFiniteExample, ShardProblem, TrainError};
 pub use exchange::{ExchangeError, ReferencePointExchange};

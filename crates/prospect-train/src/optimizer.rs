@@ -13,6 +13,15 @@ const NORM_PIECE: i64 = 1 << 20;
 /// Added to the norm when clipping, as torch does.
 const CLIP_EPSILON: f64 = 1e-6;
 
+/// Parameters that one update treats alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Those with weight decay.
+    Decaying,
+    /// Those without.
+    Rest,
+}
+
 /// L2 norm of all gradients; not finite if any element is not.
 pub(crate) fn gradient_norm(parameters: &Parameters) -> Result<f64, TrainError> {
     let _no_grad = tch::no_grad_guard();
@@ -54,7 +63,7 @@ pub(crate) fn update(
     {
         let _no_grad = tch::no_grad_guard();
         parameters.num_updates += 1;
-        for (part, weight_decay) in [config.weight_decay, 0.0].into_iter().enumerate() {
+        for (part, weight_decay) in [(Part::Decaying, config.weight_decay), (Part::Rest, 0.0)] {
             let options = AdamWOptions {
                 lr: learning_rate,
                 beta1: config.adam_betas[0],
@@ -68,10 +77,10 @@ pub(crate) fn update(
     parameters.publish()
 }
 
-/// Updates the decaying parameters (part 0) or the others (part 1) of all segments.
+/// Updates one part of all segments.
 fn update_part(
     parameters: &Parameters,
-    part: usize,
+    part: Part,
     options: &AdamWOptions,
 ) -> Result<(), TrainError> {
     let mut lists: [Vec<Tensor>; 4] = Default::default();
@@ -79,7 +88,10 @@ fn update_part(
         let buffers = [&segment.master, &segment.gradient, &segment.exp_avg, &segment.exp_avg_sq];
         for (list, buffer) in lists.iter_mut().zip(buffers) {
             let [decaying, rest] = segment.split(buffer)?;
-            let tensor = if part == 0 { decaying } else { rest };
+            let tensor = match part {
+                Part::Decaying => decaying,
+                Part::Rest => rest,
+            };
             if tensor.numel() > 0 {
                 list.push(tensor);
             }

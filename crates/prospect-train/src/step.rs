@@ -69,11 +69,13 @@ impl Trainer {
         reduction.finish(&self.parameters)?;
         seconds.all_reduce += clock.lap();
 
+        // The norm comes from the device, which has done all reductions by then. Sums that a
+        // failed one left behind mean a lost peer, whatever their norm.
         let grad_norm = gradient_norm(&self.parameters)?;
+        self.group.check_health()?;
         if !grad_norm.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, Some(grad_norm))?);
         }
-        self.group.check_health()?;
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
         update(&mut self.parameters, &self.config.train, shard.learning_rate)?;
         seconds.optimizer += clock.lap();
@@ -120,15 +122,19 @@ impl Trainer {
     }
 
     /// Log-probabilities under the reference: those that came with the shard, and the others
-    /// computed in the shard's microbatches.
+    /// computed in the shard's microbatches. The first of those loads the reference.
     fn reference_log_probs(
-        &self,
+        &mut self,
         shard: &Shard,
         tally: &mut Tally,
     ) -> Result<References, TrainError> {
         let mut computed = Vec::new();
         let targets: Vec<&Sequence> = shard.targets.iter().map(|t| &t.sequence).collect();
         let mismatched: Vec<&Sequence> = shard.mismatched.iter().collect();
+        if targets.iter().chain(&mismatched).any(|s| s.reference_log_prob.is_none()) {
+            self.reference.ensure_loaded()?;
+        }
+        let reference = &self.reference;
         let mut complete = |sequences: &[&Sequence], microbatches: &[Vec<u32>]| {
             let mut values: Vec<Option<f64>> =
                 sequences.iter().map(|sequence| sequence.reference_log_prob).collect();
@@ -142,11 +148,12 @@ impl Trainer {
                     continue;
                 }
                 let batch: Vec<&Sequence> = unknown.iter().map(|&index| sequences[index]).collect();
+                let loaded = reference.loaded();
                 for (index, log_prob) in
-                    unknown.into_iter().zip(score_batch(&self.reference, &batch)?)
+                    unknown.into_iter().zip(score_batch(&loaded.model, &batch)?)
                 {
                     values[index] = Some(log_prob);
-                    tally.sums.flops += self.reference_cost.scored(sequences[index]);
+                    tally.sums.flops += loaded.cost.scored(sequences[index]);
                     computed.push(ReferenceValue {
                         prompt_row: sequences[index].prompt_row,
                         completion_row: sequences[index].completion_row,

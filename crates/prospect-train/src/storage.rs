@@ -17,6 +17,14 @@ pub(crate) struct Staging {
     temporary: PathBuf,
 }
 
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EntryKind {
+    Directory,
+    /// Anything else.
+    File,
+}
+
 impl Staging {
     /// Makes an empty directory beside `place`, whose parent is made too, and removes what
     /// killed processes left there under the same stem (`step` of `step-000100`).
@@ -88,21 +96,23 @@ pub(crate) fn list_files(dir: &Path) -> Result<Vec<String>, TrainError> {
 }
 
 fn collect_files(dir: &Path, prefix: &str, files: &mut Vec<String>) -> Result<(), TrainError> {
-    for (path, is_dir) in entries(dir)? {
+    for (path, kind) in entries(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{prefix}{name}");
-        if is_dir {
-            collect_files(&path, &format!("{name}/"), files)?;
-        } else {
-            files.push(name);
+        match kind {
+            EntryKind::Directory => collect_files(&path, &format!("{name}/"), files)?,
+            EntryKind::File => files.push(name),
         }
     }
     Ok(())
 }
 
 fn sync_tree(dir: &Path) -> Result<(), TrainError> {
-    for (path, is_dir) in entries(dir)? {
-        if is_dir { sync_tree(&path)? } else { sync(&path)? }
+    for (path, kind) in entries(dir)? {
+        match kind {
+            EntryKind::Directory => sync_tree(&path)?,
+            EntryKind::File => sync(&path)?,
+        }
     }
     sync(dir)
 }
@@ -113,11 +123,18 @@ fn sync(path: &Path) -> Result<(), TrainError> {
         .map_err(TrainError::storage("make durable", path))
 }
 
-/// What is in a directory, and which of it are directories.
-fn entries(dir: &Path) -> Result<Vec<(PathBuf, bool)>, TrainError> {
-    let read = || -> std::io::Result<Vec<(PathBuf, bool)>> {
+/// What is in a directory, with the kind of each.
+fn entries(dir: &Path) -> Result<Vec<(PathBuf, EntryKind)>, TrainError> {
+    let read = || -> std::io::Result<Vec<(PathBuf, EntryKind)>> {
         fs::read_dir(dir)?
-            .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?.is_dir()))))
+            .map(|entry| {
+                let entry = entry?;
+                let kind = match entry.file_type()?.is_dir() {
+                    true => EntryKind::Directory,
+                    false => EntryKind::File,
+                };
+                Ok((entry.path(), kind))
+            })
             .collect()
     };
     read().map_err(TrainError::storage("list", dir))

@@ -1,9 +1,7 @@
 //! The trainer: a policy in flat buffers, a frozen reference, an objective and the ranks it
 //! shares its steps with.
 
-use std::path::Path;
-
-use prospect_core::{Dtype, ReferencePoint, RunConfig, Step};
+use prospect_core::{ReferencePoint, RunConfig, Step};
 use prospect_libtorch::{ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads};
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
 use tch::{Device, Kind, Tensor};
@@ -11,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::examples::Tally;
 use crate::flops::PassCost;
 use crate::parameters::Parameters;
+use crate::reference::Reference;
 use crate::{NotFinite, Objective, TrainError, objective};
 
 /// Does one rank's part of each step. After an error its state may be half moved: make a new one
@@ -20,19 +19,20 @@ pub struct Trainer {
     pub(crate) device: Device,
     pub(crate) group: ProcessGroup,
     pub(crate) policy: CausalLm,
-    pub(crate) reference: CausalLm,
+    pub(crate) reference: Reference,
     pub(crate) parameters: Parameters,
     pub(crate) objective: Box<dyn Objective>,
     pub(crate) policy_cost: PassCost,
-    pub(crate) reference_cost: PassCost,
 }
 
 impl Trainer {
-    /// Loads the policy and the reference onto `device`, for a group that all ranks of the world
-    /// are in. Sets the number of threads if the configuration does.
+    /// Loads the policy onto `device`, for a group that all ranks of the world are in. The
+    /// reference follows with the first sequence whose value under it is not known. Sets the
+    /// number of threads if the configuration does.
     ///
     /// # Errors
-    /// What the models cannot be loaded for; a reference with another vocabulary.
+    /// What the policy cannot be loaded for; a reference that is not there or has another
+    /// vocabulary.
     pub fn new(
         config: &RunConfig,
         device: Device,
@@ -41,39 +41,37 @@ impl Trainer {
         if let Some(threads) = config.train.threads {
             set_threads(threads as usize);
         }
-        let compute = match (config.model.dtype, device) {
-            (Dtype::Float32, _) | (Dtype::Auto, Device::Cpu) => ComputeType::Float32,
-            (Dtype::Bfloat16 | Dtype::Auto, _) => ComputeType::Bfloat16,
+        let load = |device, compute| {
+            CausalLm::load(&config.model.path, &LoadOptions { device, compute })
+                .map_err(|source| TrainError::Load { role: "policy", source })
         };
-        let load = |role, path: &Path, device, compute| {
-            CausalLm::load(path, &LoadOptions { device, compute })
-                .map_err(|source| TrainError::Load { role, source })
-        };
-        let policy_path = config.model.path.as_path();
-        let reference_path = config.reference.path.as_deref().unwrap_or(policy_path);
-        let mut policy = load("policy", policy_path, device, compute)?;
+        let compute = ComputeType::from(config.model.dtype);
+        let mut policy = load(device, compute)?;
         // The files may hold more bits than the passes compute with.
         let exact = match policy.kind() {
             Kind::Float => None,
-            _ => Some(load("policy", policy_path, Device::Cpu, ComputeType::Float32)?),
+            _ => Some(load(Device::Cpu, ComputeType::Float32)?),
         };
         let parameters = Parameters::adopt(&mut policy, exact.as_ref())?;
         drop(exact);
-        let reference = load("reference", reference_path, device, compute)?;
-        let vocabulary = [policy.config().vocab_size, reference.config().vocab_size];
-        if vocabulary[0] != vocabulary[1] {
-            return Err(TrainError::Vocabulary { policy: vocabulary[0], reference: vocabulary[1] });
+        let path = config.reference.path.as_ref().unwrap_or(&config.model.path);
+        let options = LoadOptions { device, compute };
+        let mut reference = Reference::new(path, options, policy.config().vocab_size)?;
+        let objective = objective(&config.objective);
+        if !objective.needs_mismatched_pairs() {
+            // Without an exchange to wait in, ranks that need not load it would be waiting in a
+            // collective, whose time is bounded.
+            reference.ensure_loaded()?;
         }
         Ok(Self {
             config: config.clone(),
             device,
             group,
             policy_cost: PassCost::new(&policy),
-            reference_cost: PassCost::new(&reference),
             policy,
             reference,
             parameters,
-            objective: objective(&config.objective),
+            objective,
         })
     }
 
@@ -85,6 +83,14 @@ impl Trainer {
     /// The ranks of the world.
     pub fn group(&self) -> &ProcessGroup {
         &self.group
+    }
+
+    /// Leaves the world in good order. Every rank calls this after what it did last.
+    ///
+    /// # Errors
+    /// A collective that failed unnoticed.
+    pub fn close(self) -> Result<(), TrainError> {
+        Ok(self.group.close()?)
     }
 
     /// The error of a step that this rank stops for alone.
@@ -117,6 +123,7 @@ impl Trainer {
         let mut flags = Tensor::f_from_slice(&flags)?.f_to_device(self.device)?;
         self.group.all_reduce_sum(&mut flags)?.wait()?;
         let flags = Vec::<f32>::try_from(&flags.f_to_device(Device::Cpu)?)?;
+        self.group.check_health()?;
         let ranks = (0..flags.len()).filter(|&rank| flags[rank] > 0.0).collect();
         Ok(TrainError::NotFinite(Box::new(NotFinite {
             step,

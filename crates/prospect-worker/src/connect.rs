@@ -8,8 +8,8 @@ use prospect_proto::MAX_MESSAGE_BYTES;
 use prospect_proto::v1;
 use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use tokio::time::Instant;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use crate::WorkerError;
@@ -45,6 +45,8 @@ pub(crate) struct Terms {
     pub config: RunConfig,
     /// Digest of the model directory as the coordinator sees it.
     pub model_digest: String,
+    /// The same of the reference model, where it is another one.
+    pub reference_digest: Option<String>,
     /// Run directory.
     pub run_dir: std::path::PathBuf,
     /// How often to say that we are alive.
@@ -68,89 +70,115 @@ pub(crate) fn parse_url(text: &str) -> Result<Uri, WorkerError> {
     }
 }
 
-/// Connects and joins, trying again while the coordinator is not there yet.
-///
-/// # Errors
-/// A wrong URL, a refusal, or [`WorkerError::CoordinatorUnreachable`] after the timeout.
-pub(crate) async fn join(options: &WorkerOptions, device: String) -> Result<Joined, WorkerError> {
-    let uri = parse_url(&options.coordinator)?;
-    let identity = Identity::find(options, &uri).await;
-    let deadline = Instant::now() + options.join_timeout;
-    let endpoint = Endpoint::from(uri)
-        .connect_timeout(CONNECT_TIMEOUT.min(options.join_timeout))
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    let request = v1::JoinRequest {
-        worker_id: identity.worker.0.clone(),
-        incarnation: identity.incarnation.0.clone(),
-        host: identity.host.clone(),
-        device,
-        software_version: env!("CARGO_PKG_VERSION").to_owned(),
-        preferred_rank: options.environment.preferred_rank,
-    };
-    let mut backoff = Backoff::new();
-    let mut last_reason = String::new();
-    loop {
-        let reason = match attempt(&endpoint, request.clone()).await {
-            Ok((client, response)) => {
-                let terms = terms(response)?;
-                info!(worker = %identity.worker, world_size = terms.world_size, "joined");
-                return Ok(Joined { client, identity, terms });
-            }
-            Err(Attempt::Refused(status)) => {
-                let url = options.coordinator.clone();
-                return Err(WorkerError::JoinRefused {
-                    url,
-                    code: status.code(),
-                    reason: status.message().to_owned(),
-                });
-            }
-            Err(Attempt::Unreachable(reason)) => reason,
+/// A worker at the coordinator's door: it knocks until it is let in, refused for
+/// good, or out of time.
+pub(crate) struct Entrance<'a> {
+    options: &'a WorkerOptions,
+    endpoint: Endpoint,
+    identity: Identity,
+    request: v1::JoinRequest,
+    deadline: Instant,
+    backoff: Backoff,
+    /// What was last said about why it takes so long.
+    last_reason: String,
+}
+
+impl<'a> Entrance<'a> {
+    /// Finds out who we are and where to go. The time to get in begins now.
+    ///
+    /// # Errors
+    /// A wrong URL.
+    pub async fn find(options: &'a WorkerOptions, device: String) -> Result<Self, WorkerError> {
+        let uri = parse_url(&options.coordinator)?;
+        let identity = Identity::find(options, &uri).await;
+        let deadline = Instant::now() + options.join_timeout;
+        let endpoint = Endpoint::from(uri)
+            .connect_timeout(CONNECT_TIMEOUT.min(options.join_timeout))
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        let request = v1::JoinRequest {
+            worker_id: identity.worker.0.clone(),
+            incarnation: identity.incarnation.0.clone(),
+            host: identity.host.clone(),
+            device,
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            preferred_rank: options.environment.preferred_rank,
         };
-        let delay = backoff.next_delay(random_unit());
-        if Instant::now() + delay >= deadline {
-            return Err(WorkerError::CoordinatorUnreachable {
-                url: options.coordinator.clone(),
-                waited_seconds: options.join_timeout.as_secs_f64(),
-                reason,
-            });
+        let (backoff, last_reason) = (Backoff::new(), String::new());
+        Ok(Self { options, endpoint, identity, request, deadline, backoff, last_reason })
+    }
+
+    /// Connects and joins, trying again while that may help.
+    ///
+    /// # Errors
+    /// A refusal, or [`WorkerError::CoordinatorUnreachable`] after the timeout.
+    pub async fn join(&mut self) -> Result<Joined, WorkerError> {
+        loop {
+            match self.attempt().await {
+                Ok((client, response)) => {
+                    let (identity, terms) = (self.identity.clone(), terms(response)?);
+                    info!(worker = %identity.worker, world_size = terms.world_size, "joined");
+                    return Ok(Joined { client, identity, terms });
+                }
+                Err(error) => self.wait_after(error).await?,
+            }
+        }
+    }
+
+    /// Waits until it is time for another attempt.
+    ///
+    /// # Errors
+    /// The same error, when another attempt would not help or would come too late.
+    pub async fn wait_after(&mut self, error: WorkerError) -> Result<(), WorkerError> {
+        let delay = self.backoff.next_delay(random_unit());
+        if !error.may_join_again() || Instant::now() + delay >= self.deadline {
+            return Err(error);
         }
         // One line for each reason, not one for each attempt.
-        if reason != last_reason {
-            warn!(coordinator = %options.coordinator, %reason, "not reached, trying again");
-            last_reason = reason;
+        let reason = match error {
+            WorkerError::CoordinatorUnreachable { reason, .. } => reason,
+            error => error.to_string(),
+        };
+        if reason != self.last_reason {
+            let coordinator = &self.options.coordinator;
+            warn!(%coordinator, %reason, "not in the run yet, trying again");
+            self.last_reason = reason;
         }
         tokio::time::sleep(delay).await;
+        Ok(())
     }
-}
 
-/// How an attempt failed.
-enum Attempt {
-    /// It may go better next time.
-    Unreachable(String),
-    /// It will not.
-    Refused(Status),
-}
+    async fn attempt(
+        &self,
+    ) -> Result<(CoordinatorServiceClient<Channel>, v1::JoinResponse), WorkerError> {
+        let connected = self.endpoint.connect().await;
+        let channel = connected.map_err(|error| self.unreachable(innermost(&error)))?;
+        let mut client = CoordinatorServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        match client.join(self.request.clone()).await {
+            Ok(response) => Ok((client, response.into_inner())),
+            Err(status) => Err(match status.code() {
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                    self.unreachable(status.message().to_owned())
+                }
+                code => WorkerError::JoinRefused {
+                    url: self.options.coordinator.clone(),
+                    code,
+                    reason: status.message().to_owned(),
+                },
+            }),
+        }
+    }
 
-async fn attempt(
-    endpoint: &Endpoint,
-    request: v1::JoinRequest,
-) -> Result<(CoordinatorServiceClient<Channel>, v1::JoinResponse), Attempt> {
-    let channel =
-        endpoint.connect().await.map_err(|error| Attempt::Unreachable(innermost(&error)))?;
-    let mut client = CoordinatorServiceClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    match client.join(request).await {
-        Ok(response) => Ok((client, response.into_inner())),
-        Err(status) => Err(match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                Attempt::Unreachable(status.message().to_owned())
-            }
-            _ => Attempt::Refused(status),
-        }),
+    fn unreachable(&self, reason: String) -> WorkerError {
+        WorkerError::CoordinatorUnreachable {
+            url: self.options.coordinator.clone(),
+            waited_seconds: self.options.join_timeout.as_secs_f64(),
+            reason,
+        }
     }
 }
 
@@ -180,6 +208,7 @@ fn terms(response: v1::JoinResponse) -> Result<Terms, WorkerError> {
         world_size: response.world_size,
         config,
         model_digest: response.model_digest,
+        reference_digest: Some(response.reference_digest).filter(|digest| !digest.is_empty()),
         run_dir: response.run_dir.into(),
         heartbeat_interval: duration(response.heartbeat_interval, "heartbeat_interval")?,
         collective_timeout: duration(response.collective_timeout, "collective_timeout")?,

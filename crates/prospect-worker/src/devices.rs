@@ -1,32 +1,68 @@
 //! Devices of this machine, and the choice among them.
 
+#[cfg(test)]
+mod tests;
+
 use std::thread::available_parallelism;
 
+use prospect_train::TrainError;
 use serde::Serialize;
 
 use crate::WorkerError;
 use crate::options::{BackendChoice, DeviceChoice, Environment};
-use crate::torch::{Backend, Device, cuda_device_count, ensure_cuda_loaded};
+use crate::torch::{Backend, Device, Kind, LibtorchError, cuda_device_count, cuda_device_name};
 
-/// A device that a worker can compute on.
+/// Dense bf16 rates in FLOP/s of whole GPUs, by the words of the driver's name for them. The first
+/// line whose words are all in a name counts. From NVIDIA's data sheets, which for some give the
+/// rate with sparsity: twice this.
+const PEAKS: [(&[&str], f64); 11] = [
+    (&["B200"], 2250e12),
+    (&["H200", "NVL"], 835e12),
+    (&["H200"], 989e12),
+    (&["H100", "PCIe"], 756e12),
+    (&["H100", "NVL"], 835e12),
+    (&["H100"], 989e12),
+    (&["A100", "SXM4"], 312e12),
+    (&["A100", "PCIE"], 312e12),
+    (&["A100", "PCIe"], 312e12),
+    (&["L40S"], 362e12),
+    (&["L4"], 121e12),
+];
+
+/// A device that a worker can compute on, or one that it could if it worked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceInfo {
-    /// `cpu` or `cuda:N`.
+    /// `cpu` or `cuda:N`; `cuda` for GPUs that are there and cannot be used.
     pub name: String,
     /// Cores, for a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<usize>,
+    /// Why it cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
-/// All GPUs, or the CPU where there is none.
+/// All GPUs, or the CPU where there is none; GPUs that cannot be used are listed with the reason.
 pub fn list_devices() -> Vec<DeviceInfo> {
-    let num_gpus = if ensure_cuda_loaded() { cuda_device_count() } else { 0 };
-    if num_gpus == 0 {
-        return vec![DeviceInfo { name: "cpu".to_owned(), cores: Some(num_cores()) }];
+    list(cuda_device_count())
+}
+
+fn list(num_gpus: Result<usize, LibtorchError>) -> Vec<DeviceInfo> {
+    let cpu = DeviceInfo { name: "cpu".to_owned(), cores: Some(num_cores()), problem: None };
+    match num_gpus {
+        Ok(0) => vec![cpu],
+        Ok(count) => (0..count)
+            .map(|device_idx| DeviceInfo {
+                name: format!("cuda:{device_idx}"),
+                cores: None,
+                problem: None,
+            })
+            .collect(),
+        Err(error) => {
+            let problem = Some(error.to_string());
+            vec![cpu, DeviceInfo { name: "cuda".to_owned(), cores: None, problem }]
+        }
     }
-    (0..num_gpus)
-        .map(|device_idx| DeviceInfo { name: format!("cuda:{device_idx}"), cores: None })
-        .collect()
 }
 
 /// Cores that this process may use.
@@ -37,15 +73,24 @@ fn num_cores() -> usize {
 /// What the choice means on this machine.
 ///
 /// # Errors
-/// [`WorkerError::Device`] when a GPU is asked for that is not there.
+/// [`WorkerError::Device`] when a GPU is asked for that is not there; where there are GPUs that
+/// cannot be used, why not, unless the CPU is asked for.
 pub fn resolve_device(
     choice: DeviceChoice,
     environment: &Environment,
 ) -> Result<Device, WorkerError> {
-    let num_gpus = || if ensure_cuda_loaded() { cuda_device_count() } else { 0 };
+    resolve(choice, environment, cuda_device_count)
+}
+
+fn resolve(
+    choice: DeviceChoice,
+    environment: &Environment,
+    num_gpus: impl FnOnce() -> Result<usize, LibtorchError>,
+) -> Result<Device, WorkerError> {
+    let num_gpus = || num_gpus().map_err(|error| WorkerError::Train(TrainError::Libtorch(error)));
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto => Ok(match num_gpus() {
+        DeviceChoice::Auto => Ok(match num_gpus()? {
             0 => Device::Cpu,
             count => {
                 let preferred = environment.preferred_rank.map(|rank| rank as usize);
@@ -54,7 +99,7 @@ pub fn resolve_device(
             }
         }),
         DeviceChoice::Cuda(device_idx) => {
-            let count = num_gpus();
+            let count = num_gpus()?;
             if device_idx < count {
                 return Ok(Device::Cuda(device_idx));
             }
@@ -67,7 +112,9 @@ pub fn resolve_device(
 pub(crate) fn resolve_backend(device: Device, environment: &Environment) -> Backend {
     match (environment.backend, device) {
         (Some(BackendChoice::Gloo), _) | (None, Device::Cpu) => Backend::Gloo,
-        (Some(BackendChoice::Nccl), _) | (None, _) => Backend::Nccl,
+        (_, Device::Cuda(device)) => Backend::Nccl { device },
+        // Asked for, and refused by the process group.
+        (_, _) => Backend::Nccl { device: 0 },
     }
 }
 
@@ -78,4 +125,24 @@ pub(crate) fn device_name(device: Device) -> String {
         Device::Cpu => "cpu".to_owned(),
         other => format!("{other:?}").to_lowercase(),
     }
+}
+
+/// Dense peak rate of the device in FLOP/s for passes in this type, where it is known.
+pub(crate) fn peak_flops_per_second(device: Device, kind: Kind) -> Option<f64> {
+    match (device, kind) {
+        (Device::Cuda(device_idx), Kind::BFloat16) => peak_of(&cuda_device_name(device_idx).ok()?),
+        _ => None,
+    }
+}
+
+fn peak_of(name: &str) -> Option<f64> {
+    let words: Vec<&str> = name.split([' ', '-']).collect();
+    // A part of a GPU has a part of its rate.
+    if words.contains(&"MIG") {
+        return None;
+    }
+    PEAKS
+        .iter()
+        .find(|(needed, _)| needed.iter().all(|word| words.contains(word)))
+        .map(|&(_, peak)| peak)
 }

@@ -1,10 +1,11 @@
 //! Digest of the model directory that a worker is about to load, to be held
 //! against the coordinator's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 
-use prospect_core::{DigestBuilder, is_model_file};
+use prospect_core::{DigestError, digest_files, is_model_file};
 
 use crate::WorkerError;
 
@@ -14,18 +15,11 @@ use crate::WorkerError;
 /// [`WorkerError::ModelFile`] names the file or directory that cannot be read.
 pub fn model_digest(dir: &Path) -> Result<String, WorkerError> {
     let unreadable = |path: &Path, source| WorkerError::ModelFile { path: path.to_owned(), source };
-    let mut names = Vec::new();
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir).map_err(|source| unreadable(dir, source))? {
         let entry = entry.map_err(|source| unreadable(dir, source))?;
         names.extend(entry.file_name().into_string().ok().filter(|name| is_model_file(name)));
     }
-    names.sort_unstable();
-    let mut digest = DigestBuilder::default();
-    for name in &names {
-        let path = dir.join(name);
-        File::open(&path)
-            .and_then(|file| digest.file(name, file))
-            .map_err(|source| unreadable(&path, source))?;
-    }
-    Ok(digest.finish())
+    digest_files(&names, |name| File::open(dir.join(name)))
+        .map_err(|DigestError { name, source }| unreadable(&dir.join(name), source))
 }

@@ -112,11 +112,13 @@ pub enum WorkerError {
     },
     /// The model is another one than the coordinator's.
     #[error(
-        "the model in {} differs from the coordinator's: digest {found}, but {expected} is expected; give every worker the same config.json and weights",
+        "the {role} in {} differs from the coordinator's: digest {found}, but {expected} is expected; give every worker the same config.json and weights",
         path.display()
     )]
     ModelDiffers {
-        /// The model directory.
+        /// Which model: "model" or "reference model".
+        role: &'static str,
+        /// Its directory.
         path: PathBuf,
         /// Its digest here.
         found: String,
@@ -189,6 +191,15 @@ impl WorkerError {
             | Self::Thread { .. }
             | Self::ThreadDied { .. } => FailureKind::Internal,
         }
+    }
+
+    /// Whether a worker that has no place yet may get one by joining again.
+    pub(crate) fn may_join_again(&self) -> bool {
+        matches!(
+            self,
+            Self::CoordinatorUnreachable { .. }
+                | Self::JoinRefused { code: tonic::Code::Aborted, .. }
+        )
     }
 
     /// How the process ends because of it.

@@ -79,9 +79,10 @@ fn devices(json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::Complete);
     }
     for device in devices {
-        match device.cores {
-            Some(cores) => println!("{} ({cores} cores)", device.name),
-            None => println!("{}", device.name),
+        match (device.cores, device.problem) {
+            (_, Some(problem)) => println!("{} (cannot be used: {problem})", device.name),
+            (Some(cores), None) => println!("{} ({cores} cores)", device.name),
+            (None, None) => println!("{}", device.name),
         }
     }
     Ok(ExitCode::Complete)

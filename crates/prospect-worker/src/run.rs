@@ -4,13 +4,14 @@
 mod tests;
 
 use std::future::{Future, pending};
+use std::pin::Pin;
 use std::time::Duration;
 
 use prospect_core::{ExitCode, Step};
 use tracing::info;
 
 use crate::WorkerError;
-use crate::connect::join;
+use crate::connect::Entrance;
 use crate::device::{DeviceThread, Setup};
 use crate::devices::{device_name, resolve_backend, resolve_device};
 use crate::options::WorkerOptions;
@@ -38,23 +39,39 @@ pub async fn run_until(
 ) -> Result<ExitCode, WorkerError> {
     let mut shutdown = std::pin::pin!(shutdown);
     let device = resolve_device(options.device, &options.environment)?;
-    let joined = tokio::select! {
-        joined = join(&options, device_name(device)) => joined?,
-        reason = &mut shutdown => {
-            return Err(WorkerError::Interrupted { reason, step: Step(0) });
+    let finding = Entrance::find(&options, device_name(device));
+    let mut entrance = unless_asked(finding, shutdown.as_mut()).await?;
+    loop {
+        let joined = unless_asked(entrance.join(), shutdown.as_mut()).await?;
+        let mut thread = DeviceThread::spawn(Setup {
+            terms: joined.terms.clone(),
+            device,
+            backend: resolve_backend(device, &options.environment),
+            threads: options.threads,
+            host: joined.identity.host.clone(),
+            peak_flops_per_second: options.environment.peak_flops_per_second,
+        })?;
+        let outcome =
+            Session::open(joined, &options.coordinator, &mut thread, shutdown.as_mut()).await;
+        thread.end(END_GRACE).await;
+        match outcome {
+            Err(error) if error.may_join_again() => {
+                unless_asked(entrance.wait_after(error), shutdown.as_mut()).await?;
+            }
+            outcome => {
+                return outcome.inspect(|exit| info!(code = exit.code(), "done"));
+            }
         }
-    };
-    let mut thread = DeviceThread::spawn(Setup {
-        terms: joined.terms.clone(),
-        device,
-        backend: resolve_backend(device, &options.environment),
-        threads: options.threads,
-        host: joined.identity.host.clone(),
-        peak_flops_per_second: options.environment.peak_flops_per_second,
-    })?;
-    let outcome = Session::open(joined, &options.coordinator, &mut thread, shutdown.as_mut()).await;
-    thread.end(END_GRACE).await;
-    let exit = outcome?;
-    info!(code = exit.code(), "done");
-    Ok(exit)
+    }
+}
+
+/// What `work` gives, unless this process is asked to end first.
+async fn unless_asked<T>(
+    work: impl Future<Output = Result<T, WorkerError>>,
+    shutdown: Pin<&mut impl Future<Output = String>>,
+) -> Result<T, WorkerError> {
+    tokio::select! {
+        result = work => result,
+        reason = shutdown => Err(WorkerError::Interrupted { reason, step: Step(0) }),
+    }
 }

@@ -1,6 +1,7 @@
 //! The conversation with the coordinator: what comes in goes to the device
 //! thread, what the thread says goes out, and heartbeats go in between.
 
+mod patience;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +21,10 @@ use crate::WorkerError;
 use crate::connect::{Joined, innermost};
 use crate::device::{DeviceThread, Ending, Event, PassId};
 use crate::identity::Identity;
+use patience::Patience;
 
 /// Messages to the coordinator that may wait to be sent.
 const OUTGOING_CAPACITY: usize = 64;
-/// How long a worker that is done waits for the coordinator's last word.
-const LAST_WORD_WAIT: Duration = Duration::from_secs(30);
-/// How long a worker that was asked to end waits for the run to be stopped in good order.
-const LEAVE_GRACE: Duration = Duration::from_secs(25);
 
 /// The state of one conversation.
 pub(crate) struct Session<'a> {
@@ -37,8 +35,8 @@ pub(crate) struct Session<'a> {
     thread: &'a mut DeviceThread,
     /// How the device thread ended, once it has.
     ended: Option<Result<Ending, WorkerError>>,
-    /// When to stop waiting for the coordinator.
-    deadline: Option<Instant>,
+    /// How long to wait for the coordinator.
+    patience: Patience,
     /// What asked this process to end.
     interrupted: Option<String>,
     /// Whether this worker has its place in the world.
@@ -65,7 +63,7 @@ impl<'a> Session<'a> {
             outgoing,
             thread,
             ended: None,
-            deadline: None,
+            patience: Patience::default(),
             interrupted: None,
             assigned: false,
             stopping: None,
@@ -93,7 +91,7 @@ impl<'a> Session<'a> {
         let mut heartbeat = interval(heartbeat_interval);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = self.deadline;
+            let deadline = self.patience.deadline();
             tokio::select! {
                 event = self.thread.event(), if self.ended.is_none() => {
                     self.hear(event).await;
@@ -125,7 +123,7 @@ impl<'a> Session<'a> {
             Some(Event::GroupFormed(_)) => return,
             None => Err(WorkerError::ThreadDied { step: self.thread.step() }),
         };
-        self.deadline = Some(Instant::now() + LAST_WORD_WAIT);
+        self.patience.done(Instant::now());
         match &ending {
             Ok(Ending::Finished) => self.leave("the run is complete").await,
             Ok(Ending::Stopped { step, reason }) => {
@@ -179,9 +177,13 @@ impl<'a> Session<'a> {
             CoordinatorMessage::Close => return self.close(),
             CoordinatorMessage::Stop { reason } => {
                 self.stopping = Some(reason.clone());
+                self.patience.run_is_ending();
                 self.thread.command(CoordinatorMessage::Stop { reason });
             }
             order => {
+                if matches!(order, CoordinatorMessage::Finish { .. }) {
+                    self.patience.run_is_ending();
+                }
                 self.assigned |= matches!(order, CoordinatorMessage::Assignment { .. });
                 self.thread.command(order);
             }
@@ -197,7 +199,7 @@ impl<'a> Session<'a> {
         if self.ended.is_some() || self.thread.step() == Step(0) {
             return Some(self.conclude("it closed the session"));
         }
-        self.deadline = Some(Instant::now() + LAST_WORD_WAIT);
+        self.patience.done(Instant::now());
         None
     }
 
@@ -235,8 +237,11 @@ impl<'a> Session<'a> {
         self.leave(&reason).await;
         self.interrupted = Some(reason);
         // A worker without a place is not missed.
-        let grace = if self.assigned { LEAVE_GRACE } else { Duration::ZERO };
-        self.deadline.get_or_insert(Instant::now() + grace);
+        if self.assigned {
+            self.patience.asked_to_end(Instant::now());
+        } else {
+            self.patience.give_up(Instant::now());
+        }
     }
 
     async fn leave(&self, reason: &str) {
@@ -262,7 +267,10 @@ impl<'a> Session<'a> {
     /// A stream that ended by a status: a refusal where the coordinator gave a reason, else a loss.
     fn lost(&self, status: &Status) -> WorkerError {
         match status.code() {
-            code @ (Code::FailedPrecondition
+            // A worker that has its place cannot get another one in the same run.
+            Code::Aborted if self.assigned => self.lost_because(&describe(status)),
+            code @ (Code::Aborted
+            | Code::FailedPrecondition
             | Code::NotFound
             | Code::InvalidArgument
             | Code::Unauthenticated

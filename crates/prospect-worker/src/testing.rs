@@ -26,6 +26,14 @@ type React = Box<dyn FnMut(&WorkerMessage) -> Option<Vec<CoordinatorMessage>> + 
 pub struct Scripted {
     /// Its answer to Join, where it refuses.
     pub refusal: Option<Status>,
+    /// Its answers to the first Joins; the others are as `refusal` says.
+    pub first_refusals: Mutex<Vec<Status>>,
+    /// Its answers to the first sessions.
+    pub session_refusals: Mutex<Vec<Status>>,
+    /// How long the worker tries to get in.
+    pub join_timeout: Duration,
+    /// Directory and digest of the reference model, where it is another one.
+    pub reference: Option<(PathBuf, String)>,
     /// Model directory of the run.
     pub model: PathBuf,
     /// Digest of its own model.
@@ -44,6 +52,10 @@ impl Scripted {
     ) -> Self {
         Self {
             refusal: None,
+            first_refusals: Mutex::default(),
+            session_refusals: Mutex::default(),
+            join_timeout: Duration::from_secs(5),
+            reference: None,
             model: model.to_owned(),
             digest: model_digest(model).unwrap(),
             run_dir: PathBuf::new(),
@@ -70,7 +82,7 @@ impl Scripted {
             let options = WorkerOptions {
                 device: DeviceChoice::Cpu,
                 threads: Some(1),
-                join_timeout: Duration::from_secs(5),
+                join_timeout: self.join_timeout,
                 ..WorkerOptions::new(listener.local_addr().unwrap().to_string())
             };
             let server = Server::builder().add_service(CoordinatorServiceServer::new(self));
@@ -88,18 +100,24 @@ impl CoordinatorService for Scripted {
         &self,
         _request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
-        if let Some(refusal) = &self.refusal {
-            return Err(refusal.clone());
+        let first_refusal = self.first_refusals.lock().unwrap().pop();
+        if let Some(refusal) = first_refusal.or_else(|| self.refusal.clone()) {
+            return Err(refusal);
         }
         let duration = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let model = &self.model;
+        let reference = match &self.reference {
+            Some((path, _)) => format!("[reference]\npath = {path:?}\n"),
+            None => String::new(),
+        };
         Ok(Response::new(v1::JoinResponse {
             run_id: "scripted".into(),
             generation: 1,
             world_size: 1,
             run_config_toml: format!(
-                "[model]\npath = {model:?}\n[data]\ntrain = [\"rows.jsonl\"]\n[train]\n"
+                "[model]\npath = {model:?}\n[data]\ntrain = [\"rows.jsonl\"]\n[train]\n{reference}"
             ),
+            reference_digest: self.reference.clone().map(|(_, digest)| digest).unwrap_or_default(),
             model_digest: self.digest.clone(),
             run_dir: self.run_dir.to_str().unwrap().to_owned(),
             heartbeat_interval: duration(1),
@@ -114,6 +132,11 @@ impl CoordinatorService for Scripted {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (sender, receiver) = mpsc::channel(16);
+        let refusal = self.session_refusals.lock().unwrap().pop();
+        if let Some(refusal) = refusal {
+            sender.send(Err(refusal)).await.unwrap();
+            return Ok(Response::new(Box::pin(ReceiverStream::new(receiver))));
+        }
         let mut react = self.react.lock().unwrap().take().expect("one session");
         let heard = Arc::clone(&self.heard);
         let mut incoming = request.into_inner();

@@ -26,7 +26,7 @@ pub async fn run(args: CoordinatorArgs) -> Result<ExitCode, CliError> {
     let coordinator = tokio::select! {
         coordinator = Coordinator::bind(options) => coordinator?,
         // Nothing has begun yet: there is nothing to keep.
-        signal = signals.next() => return Err(CliError::StoppedAtOnce { signal }),
+        signal = signals.next() => return Err(CliError::StoppedEarly { signal }),
     };
     output::print(&format!("coordinator listens on http://{}\n", coordinator.local_addr()))?;
 

@@ -2,7 +2,7 @@
 //! tokenised here; the worker program only sees tokens.
 
 use prospect_core::{ExitCode, RowId};
-use prospect_data::{RowView, TokenStore};
+use prospect_data::{Classes, RowView, TokenStore};
 use serde::{Deserialize, Serialize};
 
 use crate::args::EvalArgs;
@@ -36,7 +36,8 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode, CliError> {
     }
     let config = data_config(&args.data, &args.read)?;
     let cache = tempfile::tempdir().map_err(|source| CliError::Runtime { source })?;
-    let (store, _) = TokenStore::open_or_build(&args.data, &args.model, &config, cache.path())?;
+    let (store, _) =
+        TokenStore::open_or_build(&args.data, &args.model, &config, Classes::Any, cache.path())?;
     let rows: Vec<RowView<'_>> = (0..store.len()).map(|row| store.row(RowId(row))).collect();
     let pairs = if args.reference.is_some() { pairs_of(&rows) } else { Vec::new() };
 
@@ -52,7 +53,8 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode, CliError> {
     })?;
 
     let (own, mismatched) = answers.split_at(rows.len());
-    let scored: Vec<Scored> = rows.iter().zip(own).map(|(row, own)| scored(row, own)).collect();
+    let scored: Vec<Scored> =
+        rows.iter().zip(own).map(|(row, own)| scored(row, own, max_length)).collect();
     let log_ratios: Vec<f64> = mismatched
         .iter()
         .filter_map(|answer| Some(answer.log_prob - answer.reference_log_prob?))
@@ -82,19 +84,15 @@ fn pairs_of(rows: &[RowView<'_>]) -> Vec<(usize, usize)> {
 
 /// A prompt with its own or another row's completion, whose end is cut.
 fn question(prompt: &RowView<'_>, completion: &RowView<'_>, max_length: usize) -> Question {
-    let room = max_length.saturating_sub(prompt.prompt.len());
-    let completion = completion.completion;
-    Question {
-        prompt_ids: prompt.prompt.to_vec(),
-        completion_ids: completion[..completion.len().min(room)].to_vec(),
-    }
+    let completion = completion.completion_after(prompt.prompt.len(), max_length);
+    Question { prompt_ids: prompt.prompt.to_vec(), completion_ids: completion.to_vec() }
 }
 
-fn scored(row: &RowView<'_>, answer: &Answer) -> Scored {
+fn scored(row: &RowView<'_>, answer: &Answer, max_length: usize) -> Scored {
     Scored {
         label: row.label,
         weight: row.weight,
-        num_tokens: (row.prompt.len() + row.completion.len()) as u64,
+        num_tokens: (row.prompt.len() + row.completion.len()).min(max_length) as u64,
         log_prob: answer.log_prob,
         reference_log_prob: answer.reference_log_prob,
     }

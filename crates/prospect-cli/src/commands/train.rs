@@ -65,11 +65,18 @@ async fn conduct(
     let coordinator = tokio::select! {
         coordinator = Coordinator::bind(plan.options()) => coordinator?,
         // Nothing has begun yet: there is nothing to keep.
-        signal = signals.next() => return Err(CliError::StoppedAtOnce { signal }),
+        signal = signals.next() => return Err(CliError::StoppedEarly { signal }),
     };
     logging::to_file(&crew::log_dir(&plan.run_dir).join("coordinator.log"))?;
     if coordinator.is_complete() {
         return Ok(coordinator.run(std::future::pending()).await?);
+    }
+    for note in coordinator.notes() {
+        if note.is_warning {
+            display.warn(&note.message);
+        } else {
+            display.say(&note.message);
+        }
     }
     let url = plan.url(coordinator.local_addr());
     display.say(&format!("run directory {}", plan.run_dir.display()));

@@ -46,6 +46,12 @@ impl Display {
         }
     }
 
+    /// Says something that should be looked at.
+    pub fn warn(&self, message: &str) {
+        let word = console::style("warning:").for_stderr().yellow().bold();
+        self.say(&format!("{word} {message}"));
+    }
+
     /// Leaves the terminal as it was.
     pub fn finish(self) {
         if let Self::Bars(bars) = self {

@@ -14,3 +14,15 @@ fn last_words_are_the_error_or_the_last_line() {
 fn the_template_is_well_formed() {
     assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
 }
+
+#[test]
+fn a_worker_that_a_signal_ended_is_lost() {
+    use std::os::unix::process::ExitStatusExt;
+    let check = |raw: i32, expected: ExitCode| {
+        assert_eq!(exit_code(ExitStatus::from_raw(raw)), expected, "{raw}");
+    };
+    check(9, ExitCode::PeerLost);
+    check(0, ExitCode::Complete);
+    check(65 << 8, ExitCode::Corrupt);
+    check(1 << 8, ExitCode::Internal);
+}

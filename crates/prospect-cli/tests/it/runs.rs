@@ -26,6 +26,13 @@ case "$1" in
   run) echo 'error: model.safetensors is cut short' >&2; exit 65 ;;
 esac"#;
 
+/// As a worker it is killed, as by the system when memory is short.
+const DIES: &str = r#"
+case "$1" in
+  devices) echo '[{"name":"cpu","cores":2}]' ;;
+  run) kill -9 $$ ;;
+esac"#;
+
 #[test]
 fn a_coordinator_that_is_not_there_is_said_at_once() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -71,6 +78,56 @@ fn a_worker_that_cannot_begin_ends_the_run_with_its_reason() {
     called.check(65, &["exit code 65: model.safetensors is cut short", "logs/worker-"]);
     let log = std::fs::read_to_string(run_dir.join("logs/worker-0.log")).unwrap();
     assert_eq!(log, "error: model.safetensors is cut short\n");
+}
+
+#[test]
+fn a_worker_that_is_killed_before_the_first_step_is_a_lost_peer() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    let worker = fake_worker(dir.path(), DIES);
+    let mut command = prospect(&["train", &config, "--run-dir"]);
+    command.arg(dir.path().join("run")).env("PROSPECT_WORKER", worker);
+    call(&mut command).check(76, &["worker-0 ended with signal 9"]);
+}
+
+#[test]
+fn a_run_says_what_its_data_is_and_warns_of_class_weights() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    let worker = fake_worker(dir.path(), FAILS);
+    let mut command = prospect(&["train", &config, "--run-dir"]);
+    command.arg(dir.path().join("run")).env("PROSPECT_WORKER", worker);
+    let weights = ["--set", "objective.desirable_weight=9.0"];
+    let data = "4 rows, 2 desirable and 2 undesirable";
+    let advice = "warning: λ_D n_D / (λ_U n_U) is 9.00";
+    call(command.args(weights)).check(65, &["begins at step 1 of 2", data, advice]);
+}
+
+#[test]
+fn a_signal_while_the_data_is_read_stops_before_the_run_begins() {
+    for command in ["train", "coordinator"] {
+        let dir = scratch();
+        let config = config(dir.path(), "run.toml");
+        let worker = fake_worker(dir.path(), FAILS);
+        // Nobody writes into the pipe: reading the data never ends.
+        let data = dir.path().join("feedback.jsonl");
+        std::fs::remove_file(&data).unwrap();
+        assert!(Command::new("mkfifo").arg(&data).status().unwrap().success());
+        let run_dir = dir.path().join("run");
+        let mut run = prospect(&[command, &config, "--run-dir"])
+            .arg(&run_dir)
+            .env("PROSPECT_WORKER", worker)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for("the run directory", || run_dir.join("run.lock").exists().then_some(()));
+        kill_process(Pid::from_child(&run), Signal::INT).unwrap();
+        let mut said = String::new();
+        run.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(run.wait().unwrap().code(), Some(75), "{said}");
+        assert!(said.contains("stopped by SIGINT before the run began"), "{said}");
+    }
 }
 
 #[test]

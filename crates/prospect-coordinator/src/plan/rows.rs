@@ -30,11 +30,9 @@ impl Rows {
     /// The prompt of one row with the completion of another, cut to the greatest length.
     pub(crate) fn sequence(&self, prompt_row: RowId, completion_row: RowId) -> Sequence {
         let prompt = self.store.row(prompt_row).prompt;
-        let completion = self.store.row(completion_row).completion;
-        // The store keeps prompts shorter than the limit, so a completion token always fits.
-        let room = self.max_length.saturating_sub(prompt.len()).max(1);
-        let mut token_ids = prompt.to_vec();
-        token_ids.extend(completion.iter().take(room));
+        let completion = self.store.row(completion_row);
+        let completion = completion.completion_after(prompt.len(), self.max_length);
+        let token_ids = [prompt, completion].concat();
         Sequence {
             prompt_row,
             completion_row,

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{self, OUTBOUND_CAPACITY};
 use crate::CoordinatorError;
+use crate::run_dir::manifest::Digests;
 use crate::shell::{Command, JoinRequest};
 
 /// Longest name that a worker may have, in bytes.
@@ -34,7 +35,7 @@ impl ControlService {
         run_id: &RunId,
         generation: Generation,
         config: &RunConfig,
-        model_digest: String,
+        digests: &Digests,
         run_dir: &Path,
     ) -> Result<Self, CoordinatorError> {
         let seconds =
@@ -45,7 +46,8 @@ impl ControlService {
             generation: generation.0,
             world_size: coordinator.workers,
             run_config_toml: config.to_toml()?,
-            model_digest,
+            model_digest: digests.model.clone(),
+            reference_digest: digests.reference.clone().unwrap_or_default(),
             run_dir: run_dir.to_string_lossy().into_owned(),
             heartbeat_interval: seconds(coordinator.heartbeat_interval_seconds),
             collective_timeout: seconds(coordinator.collective_timeout_seconds),
@@ -71,10 +73,9 @@ impl CoordinatorService for ControlService {
         } = request.into_inner();
         for (field, text) in [("worker_id", &worker_id), ("incarnation", &incarnation)] {
             if text.is_empty() || text.len() > MAX_NAME_BYTES {
-                return Err(malformed(
-                    field,
-                    &format!("it has {} bytes, expected 1 to {MAX_NAME_BYTES}", text.len()),
-                ));
+                let problem =
+                    format!("it has {} bytes, expected 1 to {MAX_NAME_BYTES}", text.len());
+                return Err(Refusal::malformed(field, problem).into());
             }
         }
         if software_version != env!("CARGO_PKG_VERSION") {
@@ -89,8 +90,8 @@ impl CoordinatorService for ControlService {
             preferred_rank: preferred_rank.map(Rank),
         };
         let sent = self.commands.send(Command::Join { join, reply }).await;
-        sent.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())??;
+        sent.map_err(|_| Refusal::closing())?;
+        answer.await.map_err(|_| Refusal::closing())??;
         Ok(Response::new(self.terms.clone()))
     }
 
@@ -106,16 +107,4 @@ impl CoordinatorService for ControlService {
         tokio::spawn(session::converse(request.into_inner(), outbound, commands, generation));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
-}
-
-fn malformed(field: &str, problem: &str) -> Status {
-    Refusal::Malformed(prospect_proto::MessageError {
-        field: field.to_owned(),
-        problem: problem.to_owned(),
-    })
-    .into()
-}
-
-fn ended() -> Status {
-    Refusal::RunEnded { reason: "the coordinator is closing".to_owned() }.into()
 }

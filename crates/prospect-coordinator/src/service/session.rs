@@ -90,9 +90,8 @@ async fn greet(
         outbound: outbound.clone(),
         reply,
     };
-    let ended = || Refusal::RunEnded { reason: "the coordinator is closing".to_owned() };
-    commands.send(open).await.map_err(|_| ended())?;
-    answer.await.map_err(|_| ended())??;
+    commands.send(open).await.map_err(|_| Refusal::closing())?;
+    answer.await.map_err(|_| Refusal::closing())??;
     Ok(speaker)
 }
 

@@ -2,7 +2,7 @@
 
 use prospect_core::{Rank, ShardKind, Step, WorkerId};
 use prospect_proto::CoordinatorMessage as Message;
-use prospect_schedule::machine::{Action, Event, Phase};
+use prospect_schedule::machine::{Action, Event, Phase, RefusalKind};
 
 use super::Shell;
 use crate::records::COMPLETE;
@@ -12,14 +12,16 @@ impl Shell {
     /// Carries out one action.
     pub(super) async fn act(&mut self, action: Action) -> Result<(), CoordinatorError> {
         match action {
-            Action::RefuseJoin { worker, incarnation, reason } => {
+            Action::RefuseJoin { worker, incarnation, kind, reason } => {
                 self.note("join_refused", Step(0), &format!("worker {worker}: {reason}"))?;
-                self.inner.refused.push((worker, incarnation, reason));
+                let refusal = convert::refusal(&worker, kind, reason);
+                self.inner.refused.push((worker, incarnation, refusal));
             }
-            Action::RefuseSession { worker, incarnation, reason } => {
+            Action::RefuseSession { worker, incarnation, kind, reason } => {
                 self.note("session_refused", Step(0), &format!("worker {worker}: {reason}"))?;
-                self.inner.sessions.refuse(&worker, &incarnation, &reason);
-                self.inner.refused.push((worker, incarnation, reason));
+                let refusal = convert::refusal(&worker, kind, reason);
+                self.inner.sessions.refuse(&worker, &incarnation, refusal.clone());
+                self.inner.refused.push((worker, incarnation, refusal));
             }
             Action::Assign { worker, rank, world_size, resume_path } => {
                 self.note("rank_assigned", Step(0), &format!("worker {worker} is rank {rank}"))?;
@@ -58,7 +60,7 @@ impl Shell {
         self.note(kind, step, &format!("{phase}: {reason}"))?;
         if phase == Phase::Training {
             let now = self.inner.clock.now();
-            self.inner.pace.restart(now);
+            self.inner.pace.begin(now);
         }
         if phase.is_terminal() {
             self.sync()?;
@@ -107,7 +109,8 @@ impl Shell {
         }
         if let Some(incarnation) = self.inner.sessions.incarnation(worker) {
             let cause = "it does not read its messages".to_owned();
-            self.inner.sessions.refuse(worker, &incarnation, &cause);
+            let refusal = convert::refusal(worker, RefusalKind::ForNow, cause.clone());
+            self.inner.sessions.refuse(worker, &incarnation, refusal);
             let worker = worker.clone();
             self.inner.pending.push_back(Event::SessionClosed { worker, incarnation, cause });
         }

@@ -77,16 +77,17 @@ impl Shell {
         match command {
             Command::Join { join, reply } => self.join(join, reply).await,
             Command::Open { session, worker, incarnation, outbound, reply } => {
-                self.inner.sessions.insert(worker.clone(), incarnation.clone(), session, outbound);
+                // A session that is refused must not take the place of one that stands.
+                if self.machine.admits(&worker, &incarnation) {
+                    let (worker, incarnation) = (worker.clone(), incarnation.clone());
+                    self.inner.sessions.insert(worker, incarnation, session, outbound);
+                }
                 let event = Event::SessionOpened {
                     worker: worker.clone(),
                     incarnation: incarnation.clone(),
                 };
                 self.handle(event).await?;
                 let refusal = self.take_refusal(&worker, &incarnation);
-                if refusal.is_some() {
-                    self.inner.sessions.remove(&worker, session);
-                }
                 // A caller that has gone away needs no answer.
                 let _ = reply.send(refusal.map_or(Ok(()), Err));
                 Ok(())
@@ -140,9 +141,9 @@ impl Shell {
     /// The machine's refusal of a worker, if there is one.
     fn take_refusal(&mut self, worker: &WorkerId, incarnation: &Incarnation) -> Option<Refusal> {
         let refused = std::mem::take(&mut self.inner.refused);
-        let (.., reason) = refused
+        refused
             .into_iter()
-            .find(|(name, process, _)| name == worker && process == incarnation)?;
-        Some(Refusal::JoinRefused { worker: worker.clone(), reason })
+            .find(|(name, process, _)| name == worker && process == incarnation)
+            .map(|(.., refusal)| refusal)
     }
 }

@@ -15,7 +15,7 @@ impl Shell {
     pub(super) fn commit_step(&mut self, commit: Commit) -> Result<(), CoordinatorError> {
         let step = commit.step;
         let now = self.inner.clock.now();
-        self.inner.pace.commit(now);
+        self.inner.pace.step(now);
         self.num_tokens += commit.sums.num_tokens;
         let metrics = StepMetrics {
             grad_norm: Some(commit.grad_norm),
@@ -31,6 +31,8 @@ impl Shell {
     }
 
     pub(super) fn commit_eval(&mut self, commit: Commit) -> Result<(), CoordinatorError> {
+        let now = self.inner.clock.now();
+        self.inner.pace.evaluation(now);
         let metrics = self.metrics(&commit);
         if let Some(cache) = &mut self.files.cache {
             cache.add(Domain::Eval, &commit.reference_values, commit.step)?;

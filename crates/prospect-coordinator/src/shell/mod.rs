@@ -15,7 +15,8 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use prospect_core::{Incarnation, Step, WorkerId};
-use prospect_schedule::machine::{Event, RunMachine};
+use prospect_proto::Refusal;
+use prospect_schedule::machine::{Event, Phase, RunMachine};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -72,7 +73,7 @@ struct Inner {
     pace: Pace,
     pending: VecDeque<Event>,
     /// Joins and sessions that the machine has refused, until they are answered.
-    refused: Vec<(WorkerId, Incarnation, String)>,
+    refused: Vec<(WorkerId, Incarnation, Refusal)>,
     published: Option<Instant>,
     warned_of_unpaired_rows: bool,
     /// Why the coordinator itself cannot go on, if so.
@@ -87,8 +88,10 @@ impl Shell {
         board: Board,
         run_dir: RunDir,
         num_tokens: u64,
+        pace: Pace,
     ) -> Self {
-        Self { machine, plans, files, board, run_dir, num_tokens, inner: Inner::default() }
+        let inner = Inner { pace, ..Inner::default() };
+        Self { machine, plans, files, board, run_dir, num_tokens, inner }
     }
 
     /// Runs until the machine has ended and its workers have left.
@@ -163,14 +166,15 @@ impl Shell {
     /// Shows the state to readers.
     fn publish(&mut self) {
         let step = self.machine.committed_step();
-        let remaining = self.machine.total_steps().saturating_sub(step.0);
-        let is_over = self.machine.phase().is_terminal();
+        let phase = self.machine.phase();
         let Inner { clock, workers, pace, failure, .. } = &mut self.inner;
         let facts_of = |worker: &WorkerId| workers.get(worker).cloned().unwrap_or_default();
+        let now = clock.now();
+        let eta = pace.eta(now, step, phase == Phase::Evaluating);
         let view = View {
-            now: clock.now(),
+            now,
             epoch: self.plans.planner().epochs_done(step),
-            eta: pace.eta(remaining).filter(|_| !is_over),
+            eta: eta.filter(|_| !phase.is_terminal()),
             failure: failure.as_deref(),
             facts_of: Some(&facts_of),
         };

@@ -45,12 +45,17 @@ impl Sessions {
     }
 
     /// Ends a session of a worker by a refusal.
-    pub(super) fn refuse(&mut self, worker: &WorkerId, incarnation: &Incarnation, reason: &str) {
+    pub(super) fn refuse(
+        &mut self,
+        worker: &WorkerId,
+        incarnation: &Incarnation,
+        refusal: Refusal,
+    ) {
         if self.0.get(worker).is_some_and(|session| session.incarnation == *incarnation)
             && let Some(session) = self.0.remove(worker)
         {
-            let (worker, reason) = (worker.clone(), reason.to_owned());
-            let _ = session.outbound.try_send(Err(Refusal::JoinRefused { worker, reason }.into()));
+            // One that cannot be told learns it from the stream's end.
+            let _ = session.outbound.try_send(Err(refusal.into()));
         }
     }
 

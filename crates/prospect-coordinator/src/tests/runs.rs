@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use prospect_core::{ExitCode, Rank, Shard, ShardKind, Step};
+use prospect_core::{ExitCode, Rank, Resume, RunConfig, Shard, ShardKind, Step};
 use prospect_proto::Phase;
 
 use super::worker::{Script, Seen};
 use super::world::World;
-use crate::{Coordinator, CoordinatorError};
+use crate::{Coordinator, CoordinatorError, Options};
 
 fn two() -> [Script; 2] {
     [Script::default(), Script::default()]
@@ -171,6 +171,44 @@ async fn a_complete_run_needs_no_workers_and_resume_never_refuses_it() {
     let error = Coordinator::bind(world.options("run")).await.err().unwrap();
     assert!(matches!(error, CoordinatorError::RunDir { .. }), "{error}");
     assert_eq!(error.exit_code(), ExitCode::Usage);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_had_to_be_new_goes_on_with_its_saved_configuration() {
+    let world = World::new().with(&["checkpoint.resume=never"]);
+    let dying = Script { dies_at: Some(Step(6)), ..Script::default() };
+    let broken = world.run("a run", &[Script::default(), dying]).await.outcome;
+    assert_eq!(broken.phase, Phase::Failed, "{broken:?}");
+    let (config, dir) = (world.path("a run").join("run.toml"), world.path("a run"));
+    let advice = format!("prospect train '{}' --run-dir '{}'", config.display(), dir.display());
+    assert!(broken.message.ends_with(&advice), "{}", broken.message);
+
+    let saved = RunConfig::parse(&fs::read_to_string(&config).unwrap(), &[]).unwrap();
+    assert_eq!(saved.checkpoint.resume, Resume::Auto);
+    let options = Options { config: saved, ..world.options("a run") };
+    let coordinator = Coordinator::bind(options).await.unwrap();
+    let notes: Vec<&str> = coordinator.notes().iter().map(|note| note.message.as_str()).collect();
+    assert!(notes.contains(&"goes on after step 3 of 8"), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_tells_what_it_found_and_warns_of_what_is_wrong() {
+    let world = World::new().with(&["objective.undesirable_weight=1.0"]);
+    world.run("run", &two()).await;
+    let checkpoints = world.path("run").join("checkpoints");
+    fs::write(checkpoints.join("step-000006").join("MANIFEST.json"), "damaged").unwrap();
+    fs::remove_dir_all(world.path("run").join("final")).unwrap();
+    let coordinator = Coordinator::bind(world.options("run")).await.unwrap();
+    let notes = coordinator.notes();
+    for (words, is_warning) in [
+        ("goes on after step 3 of 8", false),
+        ("20 rows, 8 desirable and 12 undesirable", false),
+        ("step-000006 is not used", true),
+        ("objective.desirable_weight", true),
+    ] {
+        let note = notes.iter().find(|note| note.message.contains(words));
+        assert_eq!(note.map(|note| note.is_warning), Some(is_warning), "{words:?} in {notes:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

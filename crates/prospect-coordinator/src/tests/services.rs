@@ -12,7 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::worker::Script;
+use super::worker::{Script, work};
 use super::world::World;
 
 /// Two workers that take their time.
@@ -24,6 +24,7 @@ fn slow() -> [Script; 2] {
 /// Sends one first message in a session and expects a refusal.
 async fn check_session_refused(
     url: &str,
+    worker: &str,
     generation: u64,
     message: WorkerMessage,
     code: Code,
@@ -31,7 +32,7 @@ async fn check_session_refused(
 ) {
     let mut client = CoordinatorServiceClient::connect(url.to_owned()).await.unwrap();
     let from = FromWorker {
-        worker: WorkerId("stranger".into()),
+        worker: WorkerId(worker.into()),
         incarnation: Incarnation("x".into()),
         generation: Generation(generation),
         message,
@@ -155,11 +156,12 @@ async fn strangers_are_refused_and_the_run_stays_untouched() {
     let started = world.start("run", &[], shutdown).await;
     let url = &started.url;
     let heartbeat = WorkerMessage::Heartbeat { step: Step(1) };
-    check_session_refused(url, 1, heartbeat, Code::InvalidArgument, "is Hello").await;
+    let stranger = "stranger";
+    check_session_refused(url, stranger, 1, heartbeat, Code::InvalidArgument, "is Hello").await;
     let stale = "generation 9 is over, the world is at 1";
-    check_session_refused(url, 9, WorkerMessage::Hello, Code::FailedPrecondition, stale).await;
+    check_session_refused(url, stranger, 9, WorkerMessage::Hello, Code::Aborted, stale).await;
     let unknown = "has not joined";
-    check_session_refused(url, 1, WorkerMessage::Hello, Code::FailedPrecondition, unknown).await;
+    check_session_refused(url, stranger, 1, WorkerMessage::Hello, Code::Aborted, unknown).await;
 
     let mut client = CoordinatorServiceClient::connect(url.clone()).await.unwrap();
     let nameless = client.join(v1::JoinRequest::default()).await.unwrap_err();
@@ -173,6 +175,74 @@ async fn strangers_are_refused_and_the_run_stays_untouched() {
         .map(|_| Status::ok("pages are cut to what is allowed"))
         .unwrap();
     assert_eq!(too_large.code(), Code::Ok);
+    stop.send(()).unwrap();
+    started.run.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_process_does_not_cut_off_the_live_worker_of_its_name() {
+    let world = World::new();
+    let mut started = world.start("run", &slow(), Box::pin(std::future::pending())).await;
+    let mut client = StatusServiceClient::connect(started.url.clone()).await.unwrap();
+    loop {
+        let response = client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+        if response.status.unwrap().step >= 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (hello, refused) = (WorkerMessage::Hello, Code::FailedPrecondition);
+    let replaced = "a newer process of worker worker-0 has taken its place";
+    check_session_refused(&started.url, "worker-0", 1, hello, refused, replaced).await;
+    let outcome = (&mut started.run).await.unwrap().unwrap();
+    assert_eq!((outcome.phase, outcome.step), (Phase::Complete, Step(8)), "{}", outcome.message);
+    for worker in started.workers {
+        assert!(worker.await.unwrap().is_closed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_comes_while_the_run_ends_may_try_again() {
+    let world = World::new().with(&["train.steps=2"]);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = Box::pin(async move { drop(stopped.await) });
+    let very_slow = Script { step_time: Duration::from_millis(400), ..Script::default() };
+    let started = world.start("run", &[very_slow.clone(), very_slow], shutdown).await;
+    let mut client = StatusServiceClient::connect(started.url.clone()).await.unwrap();
+    let mut seen = client.watch_status(v1::WatchStatusRequest {}).await.unwrap().into_inner();
+    while seen.message().await.unwrap().unwrap().status.unwrap().phase != v1::Phase::Training as i32
+    {
+    }
+    stop.send(()).unwrap();
+    while !seen.message().await.unwrap().unwrap().status.unwrap().reason.contains("stopping") {}
+    let late = work(started.url.clone(), "worker-2".into(), 2, Script::default()).await;
+    let refused = late.refused.expect("the run takes nobody any more");
+    assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
+    assert!(refused.message().contains("the run is being stopped"), "{refused:?}");
+    assert_eq!(started.run.await.unwrap().unwrap().phase, Phase::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_are_told_the_digest_of_a_separate_reference_model() {
+    let world = World::new();
+    let reference = world.path("reference");
+    std::fs::create_dir(&reference).unwrap();
+    std::fs::write(reference.join("config.json"), "{}").unwrap();
+    std::fs::write(reference.join("model.safetensors"), "other weights").unwrap();
+    let world = world.with(&[&format!("reference.path={reference:?}")]);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = Box::pin(async move { drop(stopped.await) });
+    let started = world.start("run", &[], shutdown).await;
+    let mut client = CoordinatorServiceClient::connect(started.url.clone()).await.unwrap();
+    let request = v1::JoinRequest {
+        worker_id: "w0".into(),
+        incarnation: "a".into(),
+        ..v1::JoinRequest::default()
+    };
+    let terms = client.join(request).await.unwrap().into_inner();
+    let digest = crate::model_digest::model_digest("reference.path", &reference).unwrap();
+    assert_eq!(terms.reference_digest, digest);
+    assert_ne!(terms.model_digest, digest);
     stop.send(()).unwrap();
     started.run.await.unwrap().unwrap();
 }

@@ -2,7 +2,8 @@
 
 use super::error::require;
 use super::{
-    ConfigError, CoordinatorConfig, DataConfig, ObjectiveConfig, ObjectiveName, TrainConfig, Weight,
+    Columns, ConfigError, CoordinatorConfig, DataConfig, ObjectiveConfig, ObjectiveName,
+    TrainConfig, Weight,
 };
 
 impl DataConfig {
@@ -13,7 +14,49 @@ impl DataConfig {
             "data.max_length",
             self.max_length,
             "a prompt token and a completion token must fit: set 2 or more",
-        )
+        )?;
+        let threshold = self.label_threshold.unwrap_or_default();
+        require(
+            threshold.is_finite(),
+            "data.label_threshold",
+            threshold,
+            "scores are compared with it: set a number",
+        )?;
+        self.columns.validate()
+    }
+}
+
+impl Columns {
+    /// Refuses one name for two columns where no row could be read in that way. Columns of
+    /// different formats may share a name.
+    fn validate(&self) -> Result<(), ConfigError> {
+        let prompt = ("data.columns.prompt", &self.prompt);
+        let completion = ("data.columns.completion", &self.completion);
+        let chosen = ("data.columns.chosen", &self.chosen);
+        let rejected = ("data.columns.rejected", &self.rejected);
+        let messages = ("data.columns.messages", &self.messages);
+        let label = ("data.columns.label", &self.label);
+        let kto_tag = ("data.columns.kto_tag", &self.kto_tag);
+        let weight = ("data.columns.weight", &self.weight);
+        let clashes = [
+            (completion, vec![prompt]),
+            (chosen, vec![prompt]),
+            (rejected, vec![prompt, chosen]),
+            (label, vec![prompt, completion, messages]),
+            (kto_tag, vec![prompt, completion, messages]),
+            (weight, vec![prompt, completion, chosen, rejected, messages, label, kto_tag]),
+        ];
+        for ((key, name), others) in clashes {
+            for (other, taken) in others {
+                require(
+                    name != taken,
+                    key,
+                    format!("{name:?}"),
+                    &format!("{other} has the same name: name a column of its own"),
+                )?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -39,6 +82,14 @@ impl ObjectiveConfig {
             "objective.undesirable_weight",
             "\"auto\"",
             "only one of the two weights can be \"auto\": set the other to a number",
+        )?;
+        // An "auto" weight is a multiple of the other one.
+        let is_positive = |weight| matches!(weight, Weight::Fixed(value) if value > 0.0);
+        require(
+            is_positive(self.desirable_weight) || is_positive(self.undesirable_weight),
+            "objective.desirable_weight",
+            "0",
+            "objective.undesirable_weight leaves no row a weight either: set one of them above 0",
         )?;
         require(
             positive(self.auto_weight_target),
@@ -134,10 +185,10 @@ impl TrainConfig {
         }
     }
 
-    /// Steps of the whole run over `num_rows` rows.
+    /// Steps of the whole run over `num_rows` rows, at most `u64::MAX`.
     pub fn total_steps(&self, num_rows: u64) -> u64 {
         let per_epoch = num_rows.div_ceil(u64::from(self.global_batch_size.max(1)));
-        self.steps.unwrap_or_else(|| self.epochs.unwrap_or(1) * per_epoch)
+        self.steps.unwrap_or_else(|| self.epochs.unwrap_or(1).saturating_mul(per_epoch))
     }
 }
 

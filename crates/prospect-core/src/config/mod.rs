@@ -34,6 +34,7 @@ pub struct RunConfig {
     #[serde(default)]
     pub objective: ObjectiveConfig,
     /// Steps, batches and the optimizer.
+    #[serde(default)]
     pub train: TrainConfig,
     /// When to save and from what to go on.
     #[serde(default)]

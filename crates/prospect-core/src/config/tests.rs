@@ -65,6 +65,46 @@ fn values_out_of_range_say_what_to_change() {
 }
 
 #[test]
+fn thresholds_are_numbers() {
+    check(&["data.label_threshold=nan"], "data.label_threshold is NaN, but scores are compared");
+    check(&["data.label_threshold=-inf"], "data.label_threshold is -inf");
+    assert!(parse(&["data.label_threshold=-3"]).is_ok());
+}
+
+#[test]
+fn columns_that_cannot_share_a_name_are_refused() {
+    check(
+        &["data.columns.prompt=x", "data.columns.completion=x"],
+        "data.columns.completion is \"x\", but data.columns.prompt has the same name",
+    );
+    check(&["data.columns.rejected=chosen"], "data.columns.rejected is \"chosen\"");
+    check(&["data.columns.label=prompt"], "data.columns.label is \"prompt\"");
+    check(&["data.columns.weight=label"], "data.columns.weight is \"label\"");
+    // The label lies in a column that would otherwise hold the better of two completions.
+    assert!(parse(&["data.columns.label=chosen"]).is_ok());
+    assert!(parse(&["data.columns.completion=chosen"]).is_ok());
+    assert!(parse(&["data.columns.kto_tag=label"]).is_ok());
+}
+
+#[test]
+fn one_class_at_least_has_a_weight() {
+    let zero = "objective.desirable_weight=0";
+    let words = "objective.desirable_weight is 0, but objective.undesirable_weight leaves no row";
+    check(&[zero, "objective.undesirable_weight=0"], words);
+    check(&[zero, "objective.undesirable_weight=auto"], words);
+    check(&["objective.desirable_weight=auto", "objective.undesirable_weight=0"], "set one of");
+    assert!(parse(&[zero]).is_ok());
+}
+
+#[test]
+fn epochs_without_end_are_the_greatest_number_of_steps() {
+    let mut train = parse(&["train.epochs=3", "train.global_batch_size=4"]).unwrap().train;
+    assert_eq!(train.total_steps(9), 9);
+    train.epochs = Some(u64::MAX);
+    assert_eq!(train.total_steps(9), u64::MAX);
+}
+
+#[test]
 fn auto_weight_meets_its_target() {
     let config =
         parse(&["objective.desirable_weight=auto", "objective.auto_weight_target=1.2"]).unwrap();

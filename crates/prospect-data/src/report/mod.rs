@@ -8,7 +8,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use prospect_core::Label;
+use prospect_core::{Label, ObjectiveName};
 use serde::{Deserialize, Serialize};
 
 pub use advice::WeightAdvice;
@@ -33,7 +33,7 @@ pub struct DataReport {
     pub num_undesirable: u64,
     /// Lengths of all rows that could be read, before anything is cut; absent without such rows.
     pub lengths: Option<Lengths>,
-    /// Tokens kept for training; 0 without a tokenizer.
+    /// Tokens of the rows as they are trained on, after the cut; 0 without a tokenizer.
     pub num_tokens: u64,
     /// Most tokens of prompt and completion together.
     pub max_length: u32,
@@ -55,6 +55,15 @@ pub struct DataReport {
     pub bad_rows: Vec<BadRow>,
 }
 
+/// Which classes data must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classes {
+    /// Whatever there is: data that a model is only measured on.
+    Any,
+    /// Both: data that this objective trains on.
+    Both(ObjectiveName),
+}
+
 /// A file and its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRows {
@@ -65,11 +74,11 @@ pub struct FileRows {
 }
 
 impl DataReport {
-    /// Whether the data can be trained on.
+    /// Whether the data can be used.
     ///
     /// # Errors
-    /// Bad rows unless `skip_bad_rows`, no rows at all, or rows of one class only.
-    pub fn ensure_usable(&self, skip_bad_rows: bool) -> Result<(), DataError> {
+    /// Bad rows unless `skip_bad_rows`, no rows at all, or one class where both are needed.
+    pub fn ensure_usable(&self, skip_bad_rows: bool, classes: Classes) -> Result<(), DataError> {
         if !skip_bad_rows && !self.bad_rows.is_empty() {
             return Err(DataError::BadRows {
                 first: self.bad_rows.iter().take(LISTED_BAD_ROWS).cloned().collect(),
@@ -88,12 +97,13 @@ impl DataReport {
             };
             return Err(DataError::Empty { files: files.join(", "), reason });
         }
+        let Classes::Both(objective) = classes else { return Ok(()) };
         let found = match (self.num_desirable, self.num_undesirable) {
             (0, _) => Label::Undesirable,
             (_, 0) => Label::Desirable,
             _ => return Ok(()),
         };
-        Err(DataError::OneClass { found, num_rows: self.rows })
+        Err(DataError::OneClass { found, num_rows: self.rows, objective })
     }
 
     /// Puts other names on the files, in the same order: a stored report may have been made

@@ -104,7 +104,7 @@ impl Tally {
     fn count(&mut self, row: &Kept) {
         let report = &mut self.report;
         report.rows += 1;
-        report.num_tokens += (row.prompt.len() + row.completion.len()) as u64;
+        report.num_tokens += u64::from(row.num_tokens);
         report.truncated += u64::from(row.truncated);
         report.non_prefix_prompts += u64::from(row.lost_prompt_tokens > 0);
         let seen = self.seen.entry((row.prompt_hash, row.completion_hash)).or_default();

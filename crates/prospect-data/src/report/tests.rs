@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use prospect_core::{DataConfig, ExitCode, Overlong};
+use prospect_core::{DataConfig, ExitCode, ObjectiveName, Overlong};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::testing::{config, lines, model_dir, write};
 use crate::{DataError, check, read_prompts};
+
+const BOTH: Classes = Classes::Both(ObjectiveName::Kto);
 
 fn row(prompt: &str, completion: &str, label: bool) -> serde_json::Value {
     json!({"prompt": prompt, "completion": completion, "label": label})
@@ -29,7 +31,7 @@ fn rows_classes_duplicates_and_contradictions_are_counted() {
         row("K", "Z", true),
         row("K", "", true),
     ];
-    let model = model_dir("smollm2");
+    let model = model_dir("chatml_style");
     for dir in [None, Some(model.path())] {
         let report = report(&rows, dir, &config());
         assert_eq!((report.rows_read, report.rows), (6, 5));
@@ -55,7 +57,7 @@ fn rows_classes_duplicates_and_contradictions_are_counted() {
 
 #[test]
 fn cuts_are_counted_and_overlong_prompts_are_bad_or_dropped() {
-    let model = model_dir("smollm2");
+    let model = model_dir("chatml_style");
     // One token each: the letters stand apart in the tiny vocabulary.
     let rows = [row("QQ", "ZZZ", true), row("QQ", "Z", false), row("QQQQ", "Z", false)];
     let mut config = DataConfig { max_length: 4, overlong: Overlong::Drop, ..config() };
@@ -80,7 +82,7 @@ fn cuts_are_counted_and_overlong_prompts_are_bad_or_dropped() {
 
 #[test]
 fn prompts_that_are_no_prefix_are_counted() {
-    let model = model_dir("smollm2");
+    let model = model_dir("chatml_style");
     let rows = [row("The capital of Fran", "ce", true), row("The capital of France", " is", false)];
     let report = report(&rows, Some(model.path()), &config());
     assert_eq!((report.rows, report.non_prefix_prompts), (2, 1));
@@ -135,7 +137,7 @@ fn advice_brings_the_ratio_into_the_papers_range() {
 #[test]
 fn verdicts_name_the_first_bad_rows_and_the_missing_class() {
     let judge = |rows: &[serde_json::Value], skip: bool, wanted: &[&str]| {
-        let error = report(rows, None, &config()).ensure_usable(skip).unwrap_err();
+        let error = report(rows, None, &config()).ensure_usable(skip, BOTH).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::Corrupt);
         let words = error.to_string();
         for part in wanted {
@@ -162,7 +164,7 @@ fn verdicts_name_the_first_bad_rows_and_the_missing_class() {
     judge(&[], false, &["x.jsonl", "they hold no rows"]);
     assert!(
         report(&[row("a", "b", true), row("a", "c", false)], None, &config())
-            .ensure_usable(false)
+            .ensure_usable(false, BOTH)
             .is_ok()
     );
 }

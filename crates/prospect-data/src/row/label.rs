@@ -27,9 +27,10 @@ fn to_label(value: &Value, threshold: Option<f64>) -> Result<Label, String> {
     let desirable = match (value, threshold) {
         (Value::Bool(desirable), _) => Some(*desirable),
         (Value::Number(score), Some(threshold)) => score.as_f64().map(|score| score >= threshold),
-        (Value::Number(number), None) => match number.as_i64() {
-            Some(0) => Some(false),
-            Some(1) => Some(true),
+        // Where a label is missing, pandas makes 0.0 and 1.0 of the others.
+        (Value::Number(number), None) => match number.as_f64() {
+            Some(0.0) => Some(false),
+            Some(1.0) => Some(true),
             _ => None,
         },
         _ => None,

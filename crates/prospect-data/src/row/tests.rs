@@ -138,6 +138,9 @@ fn labels_are_booleans_bits_or_scores() {
     check(json!(true), None, Ok(true));
     check(json!(0), None, Ok(false));
     check(json!(1), None, Ok(true));
+    check(json!(0.0), None, Ok(false));
+    check(json!(1.0), None, Ok(true));
+    check(json!(1.5), None, Err("found the number 1.5"));
     check(json!("maybe"), None, Err("found the text \"maybe\"; expected true or false, or 0 or 1"));
     check(json!("true"), None, Err("found the text \"true\""));
     check(json!(null), None, Err("the label is missing"));

@@ -11,7 +11,7 @@ use prospect_core::DataConfig;
 use super::format::{Header, INDEX_FILE, IndexRow, REPORT_FILE, TOKENS_FILE};
 use crate::pipeline::{Kept, Pipeline};
 use crate::read::Source;
-use crate::report::{LengthUnit, Tally};
+use crate::report::{Classes, LengthUnit, Tally};
 use crate::{ChatTokenizer, DataError, DataReport};
 
 /// Builds the store at `dir`. One that another process puts there meanwhile is left as it is.
@@ -19,6 +19,7 @@ pub(super) fn build(
     sources: &[Source],
     model_dir: &Path,
     config: &DataConfig,
+    classes: Classes,
     dir: &Path,
 ) -> Result<(), DataError> {
     let tokenizer = ChatTokenizer::load(model_dir)?;
@@ -32,7 +33,7 @@ pub(super) fn build(
         }
     })?;
     let report = tally.finish();
-    report.ensure_usable(config.skip_bad_rows)?;
+    report.ensure_usable(config.skip_bad_rows, classes)?;
     writer.finish(&report)?;
     unfinished.publish(dir)?;
     tracing::info!(rows = report.rows, tokens = report.num_tokens, store = %dir.display(), "token store built");

@@ -11,7 +11,7 @@ pub(super) const TOKENS_FILE: &str = "tokens.bin";
 pub(super) const REPORT_FILE: &str = "report.json";
 
 /// Grows whenever the files or the meaning of their content change.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"PRSPCTTS";
 const HASHED_HEADER_BYTES: usize = 128;

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use prospect_core::{DataConfig, Label, RowId};
 
-use crate::{DataError, DataReport, read};
+use crate::{Classes, DataError, DataReport, read};
 use format::IndexRow;
 
 /// Tokens of all rows, held in memory: 4 bytes a token and 40 a row.
@@ -24,6 +24,7 @@ pub struct TokenStore {
     starts: Vec<usize>,
     token_ids: Vec<u32>,
     num_desirable: u64,
+    num_tokens: u64,
     digest: String,
 }
 
@@ -32,7 +33,7 @@ pub struct TokenStore {
 pub struct RowView<'a> {
     /// Tokens of the prompt; at least one.
     pub prompt: &'a [u32],
-    /// Tokens of the completion; at least one.
+    /// Tokens of the completion, at least one; see [`Self::completion_after`].
     pub completion: &'a [u32],
     /// What the feedback says.
     pub label: Label,
@@ -44,17 +45,29 @@ pub struct RowView<'a> {
     pub completion_hash: u64,
 }
 
+impl<'a> RowView<'a> {
+    /// The completion as far as it fits into `max_length` behind a prompt of `prompt_len` tokens,
+    /// its own or another row's; one token of it at least. TRL cuts rows and mismatched pairs in
+    /// the same way, each after it is joined.
+    pub fn completion_after(&self, prompt_len: usize, max_length: usize) -> &'a [u32] {
+        let room = max_length.saturating_sub(prompt_len).max(1);
+        &self.completion[..room.min(self.completion.len())]
+    }
+}
+
 impl TokenStore {
     /// Opens the store of `files` below `cache_dir`, making it first where there is none or
     /// where it is damaged. The store is found by content: renamed files are the same files.
+    /// `classes` says what the caller needs and is no part of the store.
     ///
     /// # Errors
-    /// Data that cannot be read or trained on (see [`DataReport::ensure_usable`]), a model
+    /// Data that cannot be read or used (see [`DataReport::ensure_usable`]), a model
     /// directory that cannot tokenise it, or a cache directory that cannot be written.
     pub fn open_or_build(
         files: &[String],
         model_dir: &Path,
         config: &DataConfig,
+        classes: Classes,
         cache_dir: &Path,
     ) -> Result<(Self, DataReport), DataError> {
         let sources = read::expand(files)?;
@@ -63,17 +76,19 @@ impl TokenStore {
         let (store, mut report) = match opened {
             Ok(Some(opened)) => opened,
             Ok(None) => {
-                build::build(&sources, model_dir, config, &dir)?;
+                build::build(&sources, model_dir, config, classes, &dir)?;
                 open::open(&dir)?
             }
             Err(error @ DataError::DamagedStore { .. }) => {
                 tracing::warn!(%error, "building the token store again");
                 build::remove(&dir)?;
-                build::build(&sources, model_dir, config, &dir)?;
+                build::build(&sources, model_dir, config, classes, &dir)?;
                 open::open(&dir)?
             }
             Err(error) => return Err(error),
         };
+        // It may have been made for one who needs less.
+        report.ensure_usable(config.skip_bad_rows, classes)?;
         let names: Vec<String> = sources.iter().map(read::Source::name).collect();
         report.rename_files(&names);
         Ok((store, report))
@@ -118,13 +133,13 @@ impl TokenStore {
         self.len() - self.num_desirable
     }
 
-    /// Number of tokens of all rows.
+    /// Number of tokens of all rows' own sequences, after the cut.
     pub fn num_tokens(&self) -> u64 {
-        self.token_ids.len() as u64
+        self.num_tokens
     }
 
     /// Hash of all tokens, labels and weights in their order, in hexadecimal. Two runs with
-    /// the same digest train on the same data.
+    /// the same digest and the same greatest length train on the same data.
     pub fn digest(&self) -> &str {
         &self.digest
     }

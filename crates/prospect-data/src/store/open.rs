@@ -46,12 +46,14 @@ pub(super) fn open(dir: &Path) -> Result<(TokenStore, DataReport), DataError> {
     if *blake3::hash(&report).as_bytes() != header.report_hash {
         return Err(damaged("the checksum of the report does not fit".to_owned()));
     }
-    let report = serde_json::from_slice(&report).map_err(|error| damaged(error.to_string()))?;
+    let report: DataReport =
+        serde_json::from_slice(&report).map_err(|error| damaged(error.to_string()))?;
     let num_desirable = index.iter().filter(|entry| entry.label.is_desirable()).count() as u64;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&header.tokens_hash).update(&header.rows_hash);
     let digest = hasher.finalize().to_hex().to_string();
-    Ok((TokenStore { index, starts, token_ids, num_desirable, digest }, report))
+    let num_tokens = report.num_tokens;
+    Ok((TokenStore { index, starts, token_ids, num_desirable, num_tokens, digest }, report))
 }
 
 fn read_tokens(dir: &Path, header: &Header) -> Result<Vec<u32>, DataError> {

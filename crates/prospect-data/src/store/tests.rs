@@ -12,11 +12,14 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
+use prospect_core::ObjectiveName;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
 use crate::testing::{config, gzip, lines, model_dir, write};
+
+const BOTH: Classes = Classes::Both(ObjectiveName::Kto);
 
 /// Role and content of each message of a prompt, the reply, the label.
 type Dialogue = (Vec<(&'static str, String)>, String, bool);
@@ -27,7 +30,7 @@ fn open(
     config: &DataConfig,
     cache: &Path,
 ) -> (TokenStore, DataReport) {
-    TokenStore::open_or_build(files, model, config, cache).unwrap()
+    TokenStore::open_or_build(files, model, config, BOTH, cache).unwrap()
 }
 
 fn row_value((prompt, reply, label): &Dialogue) -> Value {
@@ -96,7 +99,7 @@ proptest! {
 
     #[test]
     fn the_same_rows_give_the_same_store_in_every_format(rows in dialogues()) {
-        let (model, dir) = (model_dir("smollm2"), TempDir::new().unwrap());
+        let (model, dir) = (model_dir("chatml_style"), TempDir::new().unwrap());
         let text = lines(&rows.iter().map(row_value).collect::<Vec<_>>());
         let files = [
             write(dir.path(), "x.jsonl", &text),
@@ -132,7 +135,7 @@ impl Setup {
             json!({"prompt": "Q", "completion": "ZZ", "label": 1}),
         ];
         let file = write(dir.path(), "x.jsonl", lines(&rows));
-        Self { model: model_dir("smollm2"), file, dir }
+        Self { model: model_dir("chatml_style"), file, dir }
     }
 
     fn cache(&self) -> PathBuf {
@@ -172,12 +175,39 @@ fn rows_keep_order_tokens_labels_and_weights() {
 }
 
 #[test]
-fn completions_are_cut_to_the_maximum() {
+fn completions_are_cut_behind_the_prompt_they_follow() {
     let setup = Setup::new();
+    let (whole, _) = setup.open(&config());
     let (store, report) = setup.open(&DataConfig { max_length: 4, ..config() });
-    assert_eq!(report.truncated, 1);
-    assert_eq!(store.row(RowId(0)).completion.len(), 2);
-    assert_eq!(store.row(RowId(1)).completion.len(), 2);
+    assert_eq!((report.truncated, report.num_tokens, store.num_tokens()), (1, 12, 12));
+    // Behind its own prompt of two tokens there is room for two; behind one token, for three.
+    let row = store.row(RowId(0));
+    let completion = whole.row(RowId(0)).completion;
+    assert_eq!((row.completion, completion.len()), (&completion[..3], 4));
+    assert_eq!(row.completion_after(2, 4), &completion[..2]);
+    assert_eq!(row.completion_after(1, 4), &completion[..3]);
+    assert_eq!(row.completion_after(9, 4), &completion[..1]);
+    assert_eq!(store.row(RowId(1)).completion_after(1, 4).len(), 2);
+}
+
+#[test]
+fn one_class_is_enough_unless_it_is_trained_on() {
+    let setup = Setup::new();
+    let rows = [json!({"prompt": "QQ", "completion": "Z", "label": false})];
+    let files = [write(setup.dir.path(), "one.jsonl", lines(&rows))];
+    let open = |classes| {
+        TokenStore::open_or_build(&files, setup.model.path(), &config(), classes, &setup.cache())
+    };
+    let refused = |objective, words: &str| {
+        let error = open(Classes::Both(objective)).unwrap_err();
+        assert!(matches!(error, DataError::OneClass { num_rows: 1, .. }), "{error:?}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refused(ObjectiveName::Kto, "none is desirable: kto weighs");
+    assert_eq!(setup.stores(), Vec::<String>::new());
+    assert_eq!(open(Classes::Any).unwrap().0.num_undesirable(), 1);
+    // The store that is there now does not change what is needed.
+    refused(ObjectiveName::ApoZeroUnpaired, "none is desirable: apo_zero_unpaired raises");
 }
 
 #[test]
@@ -258,7 +288,8 @@ fn refused_data_leaves_nothing_behind() {
     );
     let files = [setup.file.clone(), bad];
     let strict = config();
-    let refused = TokenStore::open_or_build(&files, setup.model.path(), &strict, &setup.cache());
+    let refused =
+        TokenStore::open_or_build(&files, setup.model.path(), &strict, BOTH, &setup.cache());
     assert!(
         matches!(refused, Err(DataError::BadRows { total: 1, num_rows: 4, .. })),
         "{refused:?}"
@@ -278,7 +309,7 @@ fn a_cache_that_cannot_be_written_is_named() {
     fs::write(&cache, "").unwrap();
     let files = [setup.file.clone()];
     let error =
-        TokenStore::open_or_build(&files, setup.model.path(), &config(), &cache).unwrap_err();
+        TokenStore::open_or_build(&files, setup.model.path(), &config(), BOTH, &cache).unwrap_err();
     assert_eq!(error.exit_code(), prospect_core::ExitCode::Storage);
     assert!(error.to_string().contains("creation failed"), "{error}");
 }
@@ -305,6 +336,7 @@ fn rows_of_messages_need_a_chat_template() {
         json!({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "label": true}),
     ];
     let file = write(setup.dir.path(), "chat.jsonl", lines(&rows));
-    let error = TokenStore::open_or_build(&[file], setup.model.path(), &config(), &setup.cache());
+    let error =
+        TokenStore::open_or_build(&[file], setup.model.path(), &config(), BOTH, &setup.cache());
     assert!(matches!(error, Err(DataError::NoChatTemplate { .. })), "{error:?}");
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::DataError;
@@ -16,6 +16,9 @@ const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 
 /// Files that decide which tokens a row becomes.
 pub(crate) const TOKENIZER_FILES: [&str; 4] = [TOKENIZER, CONFIG, TEMPLATE, SPECIAL_TOKENS_MAP];
+
+/// Key of the tokens that end a generation.
+const EOS_IDS: &str = "eos_token_id";
 
 /// Special tokens that templates know by name.
 const SPECIAL_TOKEN_NAMES: [&str; 7] =
@@ -70,28 +73,34 @@ impl TokenizerFiles {
     }
 
     /// Ids that end a generation, without repeats.
-    pub fn eos_token_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
-        let listed = |file: &str| {
-            let config = read_json(&self.dir, file).ok().flatten()?;
-            let ids = match &config["eos_token_id"] {
-                Value::Array(ids) => ids.clone(),
-                Value::Number(id) => vec![Value::Number(id.clone())],
-                _ => return None,
-            };
-            Some(
-                ids.iter()
-                    .filter_map(Value::as_u64)
-                    .filter_map(|id| u32::try_from(id).ok())
-                    .collect(),
-            )
+    ///
+    /// # Errors
+    /// A `generation_config.json` or `config.json` that is there and cannot be understood.
+    pub fn eos_token_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, DataError> {
+        let mut ids = match self.listed_eos_token_ids("generation_config.json")? {
+            Some(ids) => ids,
+            None => self.listed_eos_token_ids("config.json")?.unwrap_or_default(),
         };
-        let mut ids: Vec<u32> =
-            listed("generation_config.json").or_else(|| listed("config.json")).unwrap_or_default();
         let own = self.special_token("eos_token").and_then(|token| tokenizer.token_to_id(token));
         if let Some(own) = own.filter(|own| !ids.contains(own)) {
             ids.push(own);
         }
-        ids
+        Ok(ids)
+    }
+
+    /// The ids that a file lists; nothing where it or the key is absent.
+    fn listed_eos_token_ids(&self, file: &str) -> Result<Option<Vec<u32>>, DataError> {
+        let value = read_json(&self.dir, file)?.map_or(Value::Null, |mut it| it[EOS_IDS].take());
+        let ids = match &value {
+            Value::Null => return Ok(None),
+            Value::Array(ids) => ids.as_slice(),
+            id => std::slice::from_ref(id),
+        };
+        let ids = ids.iter().map(|id| u32::try_from(id.as_u64()?).ok());
+        ids.collect::<Option<Vec<u32>>>().map(Some).ok_or_else(|| DataError::Tokenizer {
+            path: self.dir.join(file),
+            message: format!("{EOS_IDS} is {value}; expected a token id or a list of token ids"),
+        })
     }
 }
 
@@ -122,10 +131,12 @@ fn token_text(value: &Value) -> Option<String> {
 
 fn read_json(dir: &Path, name: &str) -> Result<Option<Value>, DataError> {
     let Some(text) = read_text(dir, name)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|error| DataError::Tokenizer {
-        path: dir.join(name),
-        message: format!("expected a JSON object: {error}"),
-    })
+    let object: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|error| DataError::Tokenizer {
+            path: dir.join(name),
+            message: format!("expected a JSON object: {error}"),
+        })?;
+    Ok(Some(Value::Object(object)))
 }
 
 fn read_text(dir: &Path, name: &str) -> Result<Option<String>, DataError> {

@@ -91,7 +91,7 @@ fn rows_are_tokenised_as_trl_does() {
 
 #[test]
 fn a_prompt_opens_the_reply_and_decodes_without_special_tokens() {
-    let (_dir, tokenizer) = load("smollm2");
+    let (_dir, tokenizer) = load("chatml_style");
     let token_ids = tokenizer.encode_prompt(&Content::question("Hi")).unwrap();
     let text = tokenizer.decode(&token_ids).unwrap();
     assert!(text.ends_with("user\nHi\nassistant\n"), "{text:?}");
@@ -100,7 +100,7 @@ fn a_prompt_opens_the_reply_and_decodes_without_special_tokens() {
 #[test]
 fn end_tokens_come_from_every_file_that_names_them() {
     let check = |files: &[(&str, Value)], wanted: &[u32]| {
-        let dir = model_dir("smollm2");
+        let dir = model_dir("chatml_style");
         for (name, content) in files {
             fs::write(dir.path().join(name), content.to_string()).unwrap();
         }
@@ -114,11 +114,32 @@ fn end_tokens_come_from_every_file_that_names_them() {
         ("config.json", json!({"eos_token_id": 7})),
     ];
     check(&both, &[5, 2]);
+    let silent = ("generation_config.json", json!({"eos_token_id": null}));
+    check(&[silent, ("config.json", json!({"eos_token_id": 7}))], &[7, 2]);
+}
+
+#[test]
+fn end_tokens_that_cannot_be_understood_are_an_error() {
+    let check = |name: &str, content: &str, wanted: &str| {
+        let dir = model_dir("chatml_style");
+        fs::write(dir.path().join(name), content).unwrap();
+        let error = ChatTokenizer::load(dir.path()).unwrap_err();
+        let words = error.to_string();
+        assert!(words.contains(&format!("{name}: {wanted}")), "{words:?}");
+        assert_eq!(error.exit_code(), prospect_core::ExitCode::Usage);
+    };
+    for name in ["generation_config.json", "config.json"] {
+        check(name, "{", "expected a JSON object");
+        check(name, "[2]", "expected a JSON object");
+        check(name, r#"{"eos_token_id": "</s>"}"#, "eos_token_id is \"</s>\"; expected a token id");
+        check(name, r#"{"eos_token_id": [2, -1]}"#, "eos_token_id is [2,-1]");
+        check(name, r#"{"eos_token_id": 4294967296}"#, "eos_token_id is 4294967296");
+    }
 }
 
 #[test]
 fn a_template_file_wins_over_the_configuration() {
-    let dir = model_dir("smollm2");
+    let dir = model_dir("chatml_style");
     fs::write(dir.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
     let tokenizer = ChatTokenizer::load(dir.path()).unwrap();
     let ids = tokenizer.encode_prompt(&Content::question("user")).unwrap();

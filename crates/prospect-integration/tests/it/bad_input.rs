@@ -9,7 +9,7 @@ use prospect_coordinator::Phase;
 use prospect_core::ExitCode;
 
 use crate::fixture;
-use crate::process::{Process, run, worker_program};
+use crate::process::{Process, prospect_program, run, worker_program};
 use crate::world::World;
 
 /// Fails unless every one of `words` is in `message`.
@@ -180,6 +180,45 @@ fn a_label_of_maybe() {
     rows.push_str("{\"prompt\":\"w1\",\"completion\":\" w2\",\"label\":\"maybe\"}\n");
     fs::write(&path, rows).unwrap();
     check_refusal(&world, ExitCode::Corrupt, &["train.jsonl", "49", "label", "maybe"]);
+}
+
+#[test]
+fn a_prompt_that_leaves_no_room_for_a_completion() {
+    let world = World::new();
+    let path = world.path("train.jsonl");
+    let mut rows = fs::read_to_string(&path).unwrap();
+    let prompt = vec!["w1"; 40].join(" ");
+    rows.push_str(&format!("{{\"prompt\":\"{prompt}\",\"completion\":\" w2\",\"label\":true}}\n"));
+    fs::write(&path, rows).unwrap();
+    let world = world.set("data.overlong=error");
+    check_refusal(&world, ExitCode::Corrupt, &["train.jsonl:49", "40 tokens", "max_length"]);
+}
+
+#[test]
+fn weights_in_several_files_of_which_one_is_missing() {
+    let world = World::new().steps(2);
+    let part = fixture::divide_weights(&world.path("model"));
+    // Nothing is wrong with the files as long as all are there.
+    world.run().expect_complete();
+
+    let world = World::new().steps(2);
+    fixture::divide_weights(&world.path("model"));
+    fs::remove_file(world.path("model").join(part)).unwrap();
+    check_failure(&world, ExitCode::Corrupt, &[part, "model.safetensors.index.json"]);
+}
+
+#[test]
+fn a_global_batch_of_one() {
+    let world = World::new();
+    let config = world.write_config();
+    let mut command = Command::new(prospect_program());
+    command.arg("train").arg(config).args(["--device", "cpu"]);
+    command.args(["--set", "train.global_batch_size=1", "--run-dir"]).arg(world.path("run"));
+    let output = run(&mut command, "");
+    assert_eq!(output.status.code(), Some(64));
+    let words = ["run.toml", "train.global_batch_size is 1", "set 2 or more"];
+    check_words(&String::from_utf8(output.stderr).unwrap(), &words);
+    assert!(!world.path("run").exists());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
 
 /// Words of the tokenizer besides the special tokens.
@@ -114,6 +114,29 @@ pub fn write_weights(path: &Path, seed: u64, shape: impl Fn(&str, Vec<usize>) ->
         (name, TensorView::new(Dtype::F32, shape.clone(), values).unwrap())
     });
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// Puts the weights into two files and their index in place of one file; the second one's name.
+pub fn divide_weights(dir: &Path) -> &'static str {
+    let (whole, parts) = (
+        dir.join("model.safetensors"),
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    );
+    let bytes = fs::read(&whole).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let part_of = |name: &str| usize::from(name.contains("layers.1"));
+    for (idx, part) in parts.iter().enumerate() {
+        let views = tensors.tensors().into_iter().filter(|(name, _)| part_of(name) == idx);
+        fs::write(dir.join(part), safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+    let places: Map<String, Value> = tensors
+        .names()
+        .into_iter()
+        .map(|name| (name.to_string(), json!(parts[part_of(name)])))
+        .collect();
+    write_json(&dir.join("model.safetensors.index.json"), &json!({"weight_map": places}));
+    fs::remove_file(whole).unwrap();
+    parts[1]
 }
 
 fn tensor_shapes() -> Vec<(String, Vec<usize>)> {

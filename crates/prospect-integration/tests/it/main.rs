@@ -13,6 +13,7 @@ mod python;
 mod relay;
 mod resume;
 mod stop;
+mod train_command;
 mod trl;
 mod world;
 mod world_size;

@@ -8,14 +8,24 @@ use std::time::{Duration, Instant};
 /// How long a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The built worker, beside the folder of this test's own program.
+/// The built worker.
 pub fn worker_program() -> PathBuf {
+    program("prospect-worker", "prospect-worker")
+}
+
+/// The built command line.
+pub fn prospect_program() -> PathBuf {
+    program("prospect", "prospect-cli")
+}
+
+/// A built program, beside the folder of this test's own program.
+fn program(name: &str, package: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let profile = test.ancestors().nth(2).expect("tests are two folders below the profile's");
-    let path = profile.join("prospect-worker");
+    let path = profile.join(name);
     assert!(
         path.is_file(),
-        "{} is not built; run `cargo build -p prospect-worker` with the profile of the tests",
+        "{} is not built; run `cargo build -p {package}` with the profile of the tests",
         path.display()
     );
     path
@@ -49,18 +59,19 @@ impl Process {
     }
 
     fn start(mut command: Command, url: &str, name: &str, rank: u32) -> Self {
-        let child = command
+        command
             .args(["run", "--coordinator", url, "--device", "cpu", "--worker-id", name])
             .args(["--join-timeout", "20"])
             .env("RANK", rank.to_string())
             .env("OMP_NUM_THREADS", "1")
-            .env("RUST_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self { child }
+            .env("RUST_LOG", "warn");
+        Self::spawn(&mut command)
+    }
+
+    /// Starts a program whose standard error is kept.
+    pub fn spawn(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap() }
     }
 
     /// SIGKILL: no destructor runs, no buffer is written.
@@ -71,7 +82,16 @@ impl Process {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        self.signal("-TERM");
+    }
+
+    /// SIGINT, as Ctrl-C gives it.
+    pub fn interrupt(&self) {
+        self.signal("-INT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 

@@ -132,6 +132,13 @@ impl World {
         RunConfig::parse(&text, &overrides).unwrap()
     }
 
+    /// Writes the configuration as a file that the command line reads.
+    pub fn write_config(&self) -> PathBuf {
+        let path = self.path("run.toml");
+        fs::write(&path, self.config().to_toml().unwrap()).unwrap();
+        path
+    }
+
     /// What the coordinator is given.
     pub fn options(&self) -> Options {
         Options {

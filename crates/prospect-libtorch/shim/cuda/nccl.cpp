@@ -24,6 +24,7 @@ struct ErrorHandling : public c10d::ProcessGroupNCCL {
 __attribute__((visibility("default"))) int prospect_nccl_new(
     const prospect_store* store,
     const char* prefix,
+    int device_idx,
     int rank,
     int size,
     int64_t timeout_ms,
@@ -47,11 +48,14 @@ __attribute__((visibility("default"))) int prospect_nccl_new(
     } catch (const c10::ValueError& error) {
       throw prospect::Unavailable(error.what_without_backtrace());
     }
+    // Lets c10d refuse tensors of other devices, and no barrier guesses its device.
+    nccl->setBoundDeviceId(
+        at::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device_idx)));
     // By default the watchdog ends the process on an error. A worker has to survive one, so that
     // it can join the next generation: communicators are cleaned up and the error is reported.
     if (std::getenv("TORCH_NCCL_ASYNC_ERROR_HANDLING") == nullptr) {
       (*nccl).*ErrorHandling::member() = c10d::CleanUpOnly;
     }
-    *out = new prospect_group{store->store, std::move(nccl), nullptr};
+    *out = new prospect_group{store->store, std::move(nccl), nullptr, device_idx};
   });
 }

@@ -4,7 +4,42 @@ use super::*;
 fn loading_answers_the_same_every_time() {
     let first = ensure_cuda_loaded();
     assert_eq!(first, ensure_cuda_loaded());
-    assert_eq!(first, cuda_device_count() > 0);
+    assert_eq!(first, cuda_device_count().is_ok_and(|count| count > 0));
+}
+
+fn unavailable(reason: &str) -> LibtorchError {
+    LibtorchError::BackendUnavailable { backend: "cuda", reason: reason.to_owned() }
+}
+
+#[test]
+fn without_a_device_nothing_is_loaded() {
+    let load = || panic!("loaded without a device");
+    assert_eq!(usable_devices(Ok(0), load, || 0).unwrap(), 0);
+}
+
+#[test]
+fn devices_that_libtorch_cannot_use_are_an_error_with_the_reason() {
+    let check = |found: Result<usize>, expected: &str| {
+        let error = found.unwrap_err();
+        assert!(matches!(error, LibtorchError::BackendUnavailable { backend: "cuda", .. }));
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let loaded = || Ok(());
+    check(usable_devices(Err(unavailable("CUDA error 802")), loaded, || 2), "CUDA error 802");
+    let no_library = || Err(unavailable("no libtorch_cuda.so"));
+    check(usable_devices(Ok(2), no_library, || 0), "offers 2 device(s), but no libtorch_cuda.so");
+    check(usable_devices(Ok(2), loaded, || 0), "libtorch can use none of them");
+    assert_eq!(usable_devices(Ok(2), loaded, || 2).unwrap(), 2);
+}
+
+#[test]
+fn a_device_has_a_name_exactly_if_it_is_there() {
+    let count = cuda_device_count().unwrap_or(0);
+    for device_idx in 0..count {
+        assert_ne!(cuda_device_name(device_idx).unwrap(), "");
+    }
+    let error = cuda_device_name(usize::MAX).unwrap_err();
+    assert!(matches!(error, LibtorchError::BackendUnavailable { .. }), "{error}");
 }
 
 #[test]

@@ -36,5 +36,5 @@ fn counters_follow_the_tensors_of_a_gpu_and_are_unavailable_without() {
     reset_cuda_peak(0).unwrap();
     let after = cuda_memory_stats(0).unwrap();
     assert!(after.peak_allocated_bytes < during.peak_allocated_bytes);
-    assert!(cuda_memory_stats(cuda_device_count()).is_err());
+    assert!(cuda_memory_stats(cuda_device_count().unwrap_or(0)).is_err());
 }

@@ -14,12 +14,24 @@ pub struct AbortHandle {
     group: Weak<Handle>,
 }
 
+/// What becomes of a group that is dropped without having been closed. One with unfinished works
+/// is aborted in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unclosed {
+    /// A work that was waited for has ended, so nothing can be under way.
+    ShutDown,
+    /// A work that was waited for may still be under way, and shutting down waits for it.
+    Abort,
+}
+
 #[derive(Debug)]
 pub(super) struct Handle {
     raw: NonNull<ffi::Group>,
     aborted: AtomicBool,
     /// Works that were started and have not been waited for with success.
     unfinished: AtomicUsize,
+    unclosed: Unclosed,
+    closed: AtomicBool,
 }
 
 // SAFETY: a c10d backend has no thread affinity.
@@ -48,11 +60,13 @@ impl AbortHandle {
 // === impl Handle ===
 
 impl Handle {
-    pub(super) fn from_raw(raw: *mut ffi::Group) -> Self {
+    pub(super) fn from_raw(raw: *mut ffi::Group, unclosed: Unclosed) -> Self {
         Self {
             raw: NonNull::new(raw).expect("the shim stores a handle when it reports success"),
             aborted: AtomicBool::new(false),
             unfinished: AtomicUsize::new(0),
+            unclosed,
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -94,6 +108,17 @@ impl Handle {
         })
     }
 
+    /// Declares that nothing is under way any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether something may be under way that nobody waits for any more.
+    fn is_abandoned(&self) -> bool {
+        let closed = self.closed.load(Ordering::SeqCst);
+        self.unfinished.load(Ordering::SeqCst) > 0 || (self.unclosed == Unclosed::Abort && !closed)
+    }
+
     pub(super) fn work_started(&self) {
         self.unfinished.fetch_add(1, Ordering::SeqCst);
     }
@@ -107,7 +132,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Destroying a backend waits for its collectives. One that nobody waits for any more
         // may never end, because the other ranks may be gone.
-        if self.unfinished.load(Ordering::SeqCst) > 0 {
+        if self.is_abandoned() {
             // There is nobody to tell, and the backend is destroyed all the same.
             let _ = self.abort();
         } else if !self.aborted.load(Ordering::SeqCst) {

@@ -79,11 +79,12 @@ fn collectives_give_the_same_on_every_rank() {
 fn nccl_works_with_a_gpu_and_is_unavailable_without() {
     let gpu = devices().len() > 1;
     let store = TcpStore::host("127.0.0.1", 0, LONG).unwrap();
-    match ProcessGroup::new(Backend::Nccl, &store, "test", 0, 1, LONG) {
+    match ProcessGroup::new(Backend::Nccl { device: 0 }, &store, "test", 0, 1, LONG) {
         Ok(group) if gpu => {
             for kind in [Kind::Float, Kind::BFloat16] {
                 check_collectives(&group, (kind, Device::Cuda(0)));
             }
+            group.close().unwrap();
         }
         Err(LibtorchError::BackendUnavailable { backend, reason }) if !gpu => {
             assert_eq!(backend, "nccl");
@@ -108,6 +109,31 @@ fn collectives_overlap_and_are_waited_for_in_any_order() {
             assert_eq!(values(tensor)[..2], [2.0 * i as f64, 2.0 * (i + 1) as f64]);
         }
     });
+}
+
+#[test]
+fn a_group_is_closed_unless_it_was_aborted() {
+    devices();
+    check_world(2, LONG, |group| {
+        group.barrier().unwrap().wait().unwrap();
+        group.settle().unwrap();
+        group.close().unwrap();
+    });
+    check_world(1, LONG, |group| {
+        group.abort().unwrap();
+        let error = group.close().unwrap_err();
+        assert!(matches!(error, LibtorchError::Aborted { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_backend_takes_tensors_of_its_device_only() {
+    let check = |backend: Backend, expected: [bool; 3]| {
+        let devices = [Device::Cpu, Device::Cuda(0), Device::Cuda(1)];
+        assert_eq!(devices.map(|device| backend.takes(device)), expected, "{backend:?}");
+    };
+    check(Backend::Gloo, [true, false, false]);
+    check(Backend::Nccl { device: 1 }, [false, false, true]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use prospect_core::{
     WorkerId,
 };
 
-use super::{FailureKind, Phase};
+use super::{FailureKind, Phase, RefusalKind};
 
 /// One thing to do. "All" are the workers whose sessions stand.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub enum Action {
         worker: WorkerId,
         /// Which process of that name.
         incarnation: Incarnation,
+        /// Whether it may try again.
+        kind: RefusalKind,
         /// Why, and what to do.
         reason: String,
     },
@@ -27,6 +29,8 @@ pub enum Action {
         worker: WorkerId,
         /// Which process of that name.
         incarnation: Incarnation,
+        /// Whether it may try again.
+        kind: RefusalKind,
         /// Why, and what to do.
         reason: String,
     },
@@ -147,11 +151,11 @@ pub struct Commit {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RefuseJoin { worker, reason, .. } => {
-                write!(f, "refuse join of {worker}: {reason}")
+            Self::RefuseJoin { worker, kind, reason, .. } => {
+                write!(f, "refuse join of {worker}{kind}: {reason}")
             }
-            Self::RefuseSession { worker, reason, .. } => {
-                write!(f, "refuse session of {worker}: {reason}")
+            Self::RefuseSession { worker, kind, reason, .. } => {
+                write!(f, "refuse session of {worker}{kind}: {reason}")
             }
             Self::Assign { worker, rank, world_size, resume_path } => {
                 write!(f, "assign {worker} rank {rank} of {world_size}")?;

@@ -3,7 +3,7 @@
 use prospect_core::{Incarnation, Rank, Step, WorkerId};
 
 use super::run::{RunMachine, workers};
-use super::{Action, FailureKind, Phase, WorkerState};
+use super::{Action, FailureKind, Phase, RefusalKind, WorkerState};
 
 impl RunMachine {
     pub(super) fn worker_joined(
@@ -13,35 +13,20 @@ impl RunMachine {
         preferred_rank: Option<Rank>,
     ) {
         let known = self.members.get(&worker).map(|member| member.incarnation.clone());
-        let is_repeat = known.as_ref() == Some(&incarnation);
-        let world_size = self.options.world_size;
-        let refusal = if self.phase.is_terminal() {
-            Some(format!("the run has ended: {}", self.reason))
-        } else if is_repeat {
+        if known.as_ref() == Some(&incarnation) && !self.phase.is_terminal() {
             return self.members.heard(&worker, self.now);
-        } else if let Some(stop) = &self.stop {
-            Some(format!("the run is being stopped: {}", stop.reason))
-        } else if known.is_some() && self.phase != Phase::Waiting {
-            Some(format!(
-                "another process with the name {worker} takes part in the run, which cannot take \
-                 a new one in after it has formed; end the run, then {}",
-                self.how_to_go_on()
-            ))
-        } else if known.is_none() && self.members.len() >= world_size as usize {
-            Some(format!(
-                "the world of {} is complete ({}); raise coordinator.workers to use more",
-                workers(world_size),
-                self.members.names()
-            ))
-        } else {
-            None
-        };
-        if let Some(reason) = refusal {
-            return self.act(Action::RefuseJoin { worker, incarnation, reason });
+        }
+        if let Some((kind, reason)) = self.join_refusal(&worker, preferred_rank) {
+            return self.act(Action::RefuseJoin { worker, incarnation, kind, reason });
+        }
+        if let Some(member) = self.members.get(&worker).filter(|member| member.has_session) {
+            let incarnation = member.incarnation.clone();
+            let (kind, reason) = (RefusalKind::Lasting, replaced(&worker));
+            self.act(Action::RefuseSession { worker: worker.clone(), incarnation, kind, reason });
         }
 
         self.members.insert(worker.clone(), incarnation, preferred_rank, self.now);
-        let num_members = self.members.len();
+        let (num_members, world_size) = (self.members.len(), self.options.world_size);
         self.reason = format!("{num_members} of {} joined", workers(world_size));
         if known.is_some() {
             let message = format!("a new process takes the place of worker {worker}");
@@ -52,25 +37,81 @@ impl RunMachine {
         }
     }
 
-    pub(super) fn session_opened(&mut self, worker: WorkerId, incarnation: Incarnation) {
-        let refusal = match self.members.get(&worker) {
-            _ if self.phase.is_terminal() => format!("the run has ended: {}", self.reason),
-            None => format!("worker {worker} has not joined; join first"),
-            Some(member) if member.incarnation != incarnation => {
-                format!("a newer process of worker {worker} has taken its place; end this one")
+    /// Why a process that is not known cannot join, if so. One that comes while the
+    /// run ends, or in the place of one that may be gone, does not come in vain.
+    fn join_refusal(
+        &self,
+        worker: &WorkerId,
+        preferred_rank: Option<Rank>,
+    ) -> Option<(RefusalKind, String)> {
+        let world_size = self.options.world_size;
+        let is_known = self.members.get(worker).is_some();
+        if self.phase.is_terminal() {
+            let reason = format!("the run has ended: {}", self.reason);
+            Some((RefusalKind::ForNow, reason))
+        } else if let Some(stop) = &self.stop {
+            let reason = format!("the run is being stopped: {}", stop.reason);
+            Some((RefusalKind::ForNow, reason))
+        } else if is_known && self.phase != Phase::Waiting {
+            let reason = format!(
+                "another process with the name {worker} takes part in the run, which cannot take \
+                 a new one in after it has formed; end the run, then {}",
+                self.how_to_go_on()
+            );
+            Some((RefusalKind::ForNow, reason))
+        } else if !is_known && self.members.len() >= world_size as usize {
+            let reason = format!(
+                "the world of {} is complete ({}); raise coordinator.workers to use more",
+                workers(world_size),
+                self.members.names()
+            );
+            // The pod that follows a lost one has its rank and another name.
+            let is_successor = preferred_rank.is_some_and(|rank| self.members.prefers(rank));
+            let kind = if is_successor { RefusalKind::ForNow } else { RefusalKind::Lasting };
+            Some((kind, reason))
+        } else {
+            None
+        }
+    }
+
+    /// Whether a session of this process may stand. To be asked before the session
+    /// takes the place of another one.
+    pub fn admits(&self, worker: &WorkerId, incarnation: &Incarnation) -> bool {
+        self.session_refusal(worker, incarnation).is_none()
+    }
+
+    fn session_refusal(
+        &self,
+        worker: &WorkerId,
+        incarnation: &Incarnation,
+    ) -> Option<(RefusalKind, String)> {
+        match self.members.get(worker) {
+            _ if self.phase.is_terminal() => {
+                Some((RefusalKind::ForNow, format!("the run has ended: {}", self.reason)))
+            }
+            None => {
+                Some((RefusalKind::ForNow, format!("worker {worker} has not joined; join first")))
+            }
+            Some(member) if member.incarnation != *incarnation => {
+                Some((RefusalKind::Lasting, replaced(worker)))
             }
             Some(member) if !member.is_present() => {
-                format!("{} has left the run; start the run again", member.describe())
+                let who = member.describe();
+                Some((RefusalKind::ForNow, format!("{who} has left the run; start the run again")))
             }
-            Some(_) => {
-                self.members.heard(&worker, self.now);
-                if let Some(member) = self.members.get_mut(&worker) {
-                    member.has_session = true;
-                }
-                return self.form_when_complete();
-            }
-        };
-        self.act(Action::RefuseSession { worker, incarnation, reason: refusal });
+            Some(_) => None,
+        }
+    }
+
+    pub(super) fn session_opened(&mut self, worker: WorkerId, incarnation: Incarnation) {
+        if let Some((kind, reason)) = self.session_refusal(&worker, &incarnation) {
+            return self.act(Action::RefuseSession { worker, incarnation, kind, reason });
+        }
+        self.members.heard(&worker, self.now);
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.has_session = true;
+        }
+        self.form_when_complete();
     }
 
     /// Gives ranks as soon as the whole world is there.
@@ -159,4 +200,8 @@ impl RunMachine {
             self.advance();
         }
     }
+}
+
+fn replaced(worker: &WorkerId) -> String {
+    format!("a newer process of worker {worker} has taken its place; end this one")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prospect_core::{Incarnation, Rank, Step, WorkerId};
 
 use super::run::{RunMachine, workers};
-use super::{Action, FailureKind, Phase, WorkerState};
+use super::{Action, FailureKind, Member, Phase, RefusalKind, WorkerState};
 
 /// A worker reported that a peer is gone, and the machine looks for that peer.
 #[derive(Clone, Debug)]
@@ -28,8 +28,10 @@ impl RunMachine {
     pub(super) fn tick(&mut self) {
         let timeout = self.options.heartbeat_timeout;
         for (worker, silence) in self.members.late(self.now, timeout) {
+            let has_session = self.members.get(&worker).is_some_and(|member| member.has_session);
+            let what = if has_session { "not heard" } else { "joined and opened no session" };
             let cause = format!(
-                "not heard for {:.1} s, more than coordinator.heartbeat_timeout_seconds = {}",
+                "{what} for {:.1} s, more than coordinator.heartbeat_timeout_seconds = {}",
                 silence.as_secs_f64(),
                 timeout.as_secs_f64()
             );
@@ -58,13 +60,23 @@ impl RunMachine {
         let seconds = join_timeout.as_secs_f64();
         let key = "coordinator.join_timeout_seconds";
         if self.phase == Phase::Waiting {
-            let names = match self.members.len() {
+            let (here, silent): (Vec<&Member>, Vec<&Member>) =
+                self.members.sorted().into_iter().partition(|member| member.has_session);
+            let names = |members: &[&Member]| {
+                let names: Vec<&str> = members.iter().map(|m| m.worker.0.as_str()).collect();
+                names.join(", ")
+            };
+            let joined = match here.len() {
                 0 => "none".into(),
-                count => format!("{count}: {}", self.members.names()),
+                count => format!("{count}: {}", names(&here)),
+            };
+            let half = match silent.len() {
+                0 => String::new(),
+                _ => format!("; without a session yet: {}", names(&silent)),
             };
             return format!(
-                "{} were expected within {key} = {seconds} and too few joined ({names}); start \
-                 the others, lower coordinator.workers or raise {key}",
+                "{} were expected within {key} = {seconds} and too few joined ({joined}{half}); \
+                 start the others, lower coordinator.workers or raise {key}",
                 workers(world_size)
             );
         }
@@ -113,8 +125,9 @@ impl RunMachine {
         if self.phase == Phase::Waiting && !is_done {
             if member.has_session {
                 let (worker, incarnation) = (worker.clone(), member.incarnation.clone());
+                let kind = RefusalKind::ForNow;
                 let reason = format!("{who} has lost its place ({cause}); join again");
-                self.act(Action::RefuseSession { worker, incarnation, reason });
+                self.act(Action::RefuseSession { worker, incarnation, kind, reason });
             }
             self.members.remove(worker);
             let (here, all) = (self.members.len(), workers(self.options.world_size));

@@ -151,11 +151,17 @@ impl Members {
         }
     }
 
-    /// Present members whose session has been silent for longer than `timeout`.
+    /// Whether the environment of some member gives it this rank.
+    pub(super) fn prefers(&self, rank: Rank) -> bool {
+        self.by_name.values().any(|member| member.preferred_rank == Some(rank))
+    }
+
+    /// Present members that have been silent for longer than `timeout`, those
+    /// included that have joined and never opened a session.
     pub(super) fn late(&self, now: Duration, timeout: Duration) -> Vec<(WorkerId, Duration)> {
         self.sorted()
             .into_iter()
-            .filter(|member| member.has_session && member.is_present())
+            .filter(|member| member.is_present())
             .map(|member| (member.worker.clone(), now.saturating_sub(member.last_heard)))
             .filter(|(_, silence)| *silence > timeout)
             .collect()

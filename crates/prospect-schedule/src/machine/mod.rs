@@ -24,5 +24,5 @@ pub use action::{Action, Commit};
 pub use event::Event;
 pub use members::Member;
 pub use options::{MachineOptions, ResumePoint};
-pub use phase::{FailureKind, Phase, WorkerState};
+pub use phase::{FailureKind, Phase, RefusalKind, WorkerState};
 pub use run::RunMachine;

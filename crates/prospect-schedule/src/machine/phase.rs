@@ -65,6 +65,15 @@ pub enum FailureKind {
     Internal,
 }
 
+/// Whether a worker that is refused may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It stands until someone changes the run or the worker.
+    Lasting,
+    /// It has to do with what the run does now; joining again may succeed.
+    ForNow,
+}
+
 impl Phase {
     /// The phase as one lower-case word.
     pub fn name(self) -> &'static str {
@@ -123,5 +132,15 @@ impl FailureKind {
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// What is added to a refusal in words.
+impl fmt::Display for RefusalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lasting => "",
+            Self::ForNow => " for now",
+        })
     }
 }

@@ -208,11 +208,11 @@ impl RunMachine {
     /// How the run is taken up again.
     pub(super) fn how_to_go_on(&self) -> String {
         match self.checkpoints.newest() {
-            Step(0) => "run the same command again: it begins at step 1, for there is no \
-                        checkpoint yet"
-                .into(),
+            Step(0) => "start the run again: it begins at step 1, for there is no checkpoint \
+                        yet"
+            .into(),
             step => {
-                format!("run the same command again: it goes on from the checkpoint of step {step}")
+                format!("start the run again: it goes on from the checkpoint of step {step}")
             }
         }
     }

@@ -47,6 +47,8 @@ pub(crate) fn share<const N: usize>(
     group.broadcast(&mut tensor, 0)?.wait()?;
     let mut shared = [0; N];
     tensor.f_to_device(Device::Cpu)?.f_copy_data(&mut shared, N)?;
+    // What a failed collective left behind is not to be believed.
+    group.check_health()?;
     Ok(shared)
 }
 

@@ -103,6 +103,7 @@ impl Trainer {
                 self.group.broadcast(&mut flat.shallow_clone(), 0)?.wait()?;
             }
         }
+        self.group.settle()?;
         self.parameters.num_updates = num_updates as u64;
         self.parameters.publish()?;
         Ok(Step(step as u64))

@@ -1,6 +1,6 @@
 //! A step's loss and gradients against plain autograd through all logits.
 
-use prospect_core::{Label, ObjectiveName, Recompute, RunConfig, Sequence, Shard};
+use prospect_core::{Label, ObjectiveName, Recompute, RunConfig, Sequence, Shard, Step};
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
 use tch::{Device, Kind, Tensor};
 
@@ -171,6 +171,33 @@ fn scores_equal_all_logits_whatever_is_packed_together() {
             assert!((found - expected).abs() < 1e-5 * expected.abs(), "{found} is not {expected}");
         }
     }
+}
+
+#[test]
+fn the_reference_is_loaded_only_for_an_unknown_value() {
+    let config = config("smollm2", "llama2");
+    let mut known = shard(1, 32, (0, 1));
+    let sequences = known.targets.iter_mut().map(|target| &mut target.sequence);
+    for sequence in sequences.chain(&mut known.mismatched) {
+        sequence.reference_log_prob = Some(-5.0);
+    }
+    alone(&config, |trainer, exchange| {
+        trainer.step(&known, exchange).unwrap();
+        assert!(!trainer.reference.is_loaded());
+        let mut one_unknown = known.clone();
+        one_unknown.step = Step(2);
+        one_unknown.mismatched[3].reference_log_prob = None;
+        let report = trainer.step(&one_unknown, exchange).unwrap();
+        assert!(trainer.reference.is_loaded());
+        assert_eq!(report.reference_values.len(), 1);
+    });
+}
+
+#[test]
+fn without_an_exchange_to_wait_in_the_reference_is_loaded_at_once() {
+    let mut config = config("smollm2", "llama2");
+    config.objective.name = ObjectiveName::ApoZeroUnpaired;
+    alone(&config, |trainer, _| assert!(trainer.reference.is_loaded()));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tracing::info;
 use super::exchange::{ChannelExchange, Points};
 use super::{Ending, Event, PassId, Setup};
 use crate::WorkerError;
+use crate::devices::peak_flops_per_second;
 use crate::digest::model_digest;
 use crate::torch::{ProcessGroup, TcpStore, set_threads};
 
@@ -57,7 +58,7 @@ impl<'a> Runner<'a> {
         {
             set_threads(threads);
         }
-        let digest = self.checked_digest()?;
+        let digest = self.checked_digests()?;
         let assignment = self.assignment()?;
         let (store, group) = self.meet(&assignment)?;
         let mut trainer = Trainer::new(&terms.config, self.setup.device, group)?;
@@ -69,7 +70,10 @@ impl<'a> Runner<'a> {
             model_digest: digest,
             resumed_step,
             num_parameters: trainer.policy().num_parameters(),
-            peak_flops_per_second: self.setup.peak_flops_per_second,
+            peak_flops_per_second: self
+                .setup
+                .peak_flops_per_second
+                .or_else(|| peak_flops_per_second(self.setup.device, trainer.policy().kind())),
         })?;
         info!(rank = assignment.rank, world_size = assignment.world_size, %resumed_step, "ready");
         let rank = assignment.rank;
@@ -77,17 +81,18 @@ impl<'a> Runner<'a> {
         Training { runner: self, trainer, rank, done, saved, _store: store }.run()
     }
 
-    /// Digest of the model directory, equal to the coordinator's. Reading every
-    /// byte also brings the weights into the page cache while peers still join.
-    fn checked_digest(&self) -> Result<String, WorkerError> {
+    /// Digest of the model directory. It and that of the reference model are equal
+    /// to the coordinator's. Reading every byte also brings the weights into the
+    /// page cache while peers still join.
+    fn checked_digests(&self) -> Result<String, WorkerError> {
         let terms = &self.setup.terms;
-        let path = &terms.config.model.path;
-        let found = model_digest(path)?;
-        if found != terms.model_digest {
-            let expected = terms.model_digest.clone();
-            return Err(WorkerError::ModelDiffers { path: path.clone(), found, expected });
+        let digest = checked_digest("model", &terms.config.model.path, &terms.model_digest)?;
+        if let (Some(path), Some(expected)) =
+            (&terms.config.reference.path, &terms.reference_digest)
+        {
+            checked_digest("reference model", path, expected)?;
         }
-        Ok(found)
+        Ok(digest)
     }
 
     fn assignment(&mut self) -> Result<Assignment, WorkerError> {
@@ -161,12 +166,14 @@ impl Training<'_> {
                     if self.rank == 0 {
                         self.runner.say(WorkerMessage::FinalSaved { path })?;
                     }
+                    close(self.trainer);
                     return Ok(Ending::Finished);
                 }
                 Order::Stop { reason } => {
                     if self.saved < self.done {
                         self.save_checkpoint()?;
                     }
+                    close(self.trainer);
                     return Ok(Ending::Stopped { step: self.done, reason });
                 }
                 other => return Err(out_of_order(&other, "a shard")),
@@ -209,6 +216,23 @@ impl Training<'_> {
             manifest_sha256: digest.0,
         })
     }
+}
+
+/// Leaves the world. All that this worker answers for is durable by now, so a failure is told
+/// and no more.
+fn close(trainer: Trainer) {
+    if let Err(error) = trainer.close() {
+        tracing::warn!(%error, "the process group did not end in good order");
+    }
+}
+
+fn checked_digest(role: &'static str, path: &Path, expected: &str) -> Result<String, WorkerError> {
+    let found = model_digest(path)?;
+    if found != expected {
+        let (path, expected) = (path.to_owned(), expected.to_owned());
+        return Err(WorkerError::ModelDiffers { role, path, found, expected });
+    }
+    Ok(found)
 }
 
 /// Interface for rank 0's store: the host itself where it is an address, else all.

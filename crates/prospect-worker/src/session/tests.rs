@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::future::{pending, ready};
+use std::time::Duration;
 
 use prospect_core::{ExitCode, Rank};
 use prospect_proto::{CoordinatorMessage, FailureKind, WorkerMessage};
@@ -33,6 +34,44 @@ fn a_refused_worker_says_why_and_does_not_knock_again() {
     let error = coordinator.meet(pending()).0.unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Usage);
     assert!(error.to_string().ends_with("refused this worker: the world of 1 worker is complete"));
+}
+
+#[test]
+fn a_worker_that_is_refused_for_now_gets_in_later() {
+    let model = model_dir();
+    let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into() };
+    let coordinator = Scripted::saying(model.path(), vec![stop, CoordinatorMessage::Close]);
+    let ending = Status::aborted("the run has ended: trained for 2 steps");
+    *coordinator.first_refusals.lock().unwrap() = vec![ending.clone(), ending];
+    // A coordinator that was started again between Join and the session.
+    let stale = Status::aborted("generation 1 is over, the world is at 2; join again");
+    *coordinator.session_refusals.lock().unwrap() = vec![stale];
+    let error = coordinator.meet(pending()).0.unwrap_err();
+    assert!(matches!(&error, WorkerError::Stopped { reason } if reason == "SIGTERM"), "{error}");
+}
+
+#[test]
+fn a_worker_that_does_not_get_in_in_time_may_be_started_again() {
+    let model = model_dir();
+    let mut coordinator = Scripted::saying(model.path(), Vec::new());
+    coordinator.refusal = Some(Status::aborted("the run is being stopped: SIGTERM"));
+    coordinator.join_timeout = Duration::from_millis(150);
+    let error = coordinator.meet(pending()).0.unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::PeerLost);
+    assert!(error.to_string().ends_with("the run is being stopped: SIGTERM"), "{error}");
+}
+
+#[test]
+fn another_reference_model_is_reported_as_such() {
+    let (model, reference) = (model_dir(), model_dir());
+    let mut coordinator = Scripted::saying(model.path(), Vec::new());
+    coordinator.reference = Some((reference.path().to_owned(), "other".into()));
+    let (result, heard) = coordinator.meet(pending());
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Usage);
+    let start = format!("the reference model in {} differs", reference.path().display());
+    assert!(error.to_string().starts_with(&start), "{error}");
+    assert!(matches!(heard.last(), Some(WorkerMessage::Failure { .. })), "{heard:?}");
 }
 
 #[test]

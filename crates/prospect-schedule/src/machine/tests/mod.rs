@@ -93,6 +93,11 @@ fn workers_that_do_not_come() {
 }
 
 #[test]
+fn a_worker_without_a_session_loses_its_place() {
+    check("no_session");
+}
+
+#[test]
 fn an_objective_without_pairs_needs_no_sums() {
     check("no_pairs");
 }

@@ -1,0 +1,155 @@
+//! A worker that speaks the protocol and computes nothing.
+
+use std::collections::VecDeque;
+use std::error::Error;
+
+use prospect_core::{
+    Generation, Incarnation, KlSums, Rank, ReferencePoint, ReferenceValue, Sequence, Shard, Step,
+    StepReport, StepSums, WorkerId,
+};
+use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
+use prospect_proto::{
+    CoordinatorMessage, FromWorker, MAX_MESSAGE_BYTES, ToWorker, WorkerMessage, v1,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// Whatever keeps the benchmark from going on.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// One rank's end of the session.
+pub struct Worker {
+    from: FromWorker,
+    outgoing: mpsc::Sender<v1::SessionRequest>,
+    incoming: Streaming<v1::SessionResponse>,
+    /// Shards that were sent ahead, oldest first.
+    ahead: VecDeque<Shard>,
+    /// The shard that is worked on, and its reference point.
+    shard: Shard,
+    point: ReferencePoint,
+}
+
+impl Worker {
+    /// Joins and takes part in forming the world.
+    pub async fn join(url: String, rank: u32) -> Result<Self> {
+        let mut client = CoordinatorServiceClient::connect(url)
+            .await?
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let name = format!("worker-{rank}");
+        let request = v1::JoinRequest {
+            worker_id: name.clone(),
+            incarnation: name.clone(),
+            host: "127.0.0.1".into(),
+            device: "none".into(),
+            software_version: env!("CARGO_PKG_VERSION").into(),
+            preferred_rank: Some(rank),
+        };
+        let terms = client.join(request).await?.into_inner();
+        let (outgoing, queue) = mpsc::channel(16);
+        let from = FromWorker {
+            worker: WorkerId(name.clone()),
+            incarnation: Incarnation(name),
+            generation: Generation(terms.generation),
+            message: WorkerMessage::Hello,
+        };
+        outgoing.send(from.clone().into()).await?;
+        let incoming = client.session(ReceiverStream::new(queue)).await?.into_inner();
+        let (shard, point) = (Shard::default(), ReferencePoint::default());
+        let ahead = VecDeque::new();
+        let mut worker = Self { from, outgoing, incoming, ahead, shard, point };
+        worker.form(terms.model_digest).await?;
+        Ok(worker)
+    }
+
+    async fn form(&mut self, model_digest: String) -> Result<()> {
+        loop {
+            match self.receive().await? {
+                CoordinatorMessage::Assignment { rank: Rank(0), .. } => {
+                    let host = "127.0.0.1".to_owned();
+                    self.say(WorkerMessage::StoreReady { host, port: 29_500 }).await?;
+                }
+                CoordinatorMessage::Assignment { .. } => {}
+                CoordinatorMessage::Rendezvous { .. } => break,
+                _ => return Err("work came before the rendezvous".into()),
+            }
+        }
+        let ready = WorkerMessage::Ready {
+            model_digest,
+            resumed_step: Step(0),
+            num_parameters: 1,
+            peak_flops_per_second: None,
+        };
+        self.say(ready).await
+    }
+
+    /// Takes the next shard, or waits for it.
+    pub async fn take_shard(&mut self) -> Result<()> {
+        self.shard = match self.ahead.pop_front() {
+            Some(shard) => shard,
+            None => match self.receive().await? {
+                CoordinatorMessage::Shard(shard) => *shard,
+                _ => return Err("a worker without work was not sent a shard".into()),
+            },
+        };
+        Ok(())
+    }
+
+    /// Sends sums over the mismatched pairs and receives the reference point.
+    pub async fn exchange(&mut self) -> Result<()> {
+        let Shard { step, kind, eval_index, .. } = self.shard;
+        let mut sums = KlSums::default();
+        self.shard.mismatched.iter().for_each(|sequence| sums.push(log_prob(sequence)));
+        self.say(WorkerMessage::KlReport { step, kind, eval_index, sums }).await?;
+        loop {
+            match self.receive().await? {
+                CoordinatorMessage::Shard(shard) => self.ahead.push_back(*shard),
+                CoordinatorMessage::ReferencePoint { point, .. } => {
+                    self.point = point;
+                    return Ok(());
+                }
+                _ => return Err("the sums were not answered with a reference point".into()),
+            }
+        }
+    }
+
+    /// Sends what the step came to, with the reference values that the shard lacked.
+    pub async fn report(&mut self) -> Result<()> {
+        let Shard { step, kind, eval_index, ref targets, ref mismatched, .. } = self.shard;
+        let sequences = targets.iter().map(|target| &target.sequence).chain(mismatched);
+        let reference_values = sequences
+            .filter(|sequence| sequence.reference_log_prob.is_none())
+            .map(|sequence| ReferenceValue {
+                prompt_row: sequence.prompt_row,
+                completion_row: sequence.completion_row,
+                log_prob: log_prob(sequence),
+            })
+            .collect();
+        let num_desirable = targets.iter().filter(|target| target.label.is_desirable()).count();
+        let sums = StepSums {
+            loss: 0.5 * targets.len() as f64 - self.point.z0,
+            num_desirable: num_desirable as u64,
+            num_undesirable: (targets.len() - num_desirable) as u64,
+            ..StepSums::default()
+        };
+        let report =
+            StepReport { step, kind, eval_index, sums, reference_values, ..StepReport::default() };
+        self.say(WorkerMessage::StepReport(report)).await
+    }
+
+    async fn say(&self, message: WorkerMessage) -> Result<()> {
+        let from = FromWorker { message, ..self.from.clone() };
+        Ok(self.outgoing.send(from.into()).await?)
+    }
+
+    async fn receive(&mut self) -> Result<CoordinatorMessage> {
+        let response =
+            self.incoming.message().await?.ok_or("the coordinator closed the session")?;
+        Ok(ToWorker::try_from(response)?.message)
+    }
+}
+
+/// A number that follows from the rows.
+fn log_prob(sequence: &Sequence) -> f64 {
+    (sequence.prompt_row.0 as f64 + 0.37 * sequence.completion_row.0 as f64).sin()
+}
