@@ -1,6 +1,6 @@
 # The control plane: no libtorch, no Python.
 #
-#   docker build -f docker/coordinator.Dockerfile -t prospect-coordinator .
+#   docker build -f docker/coordinator.Dockerfile -t prospect-coordinator:0.1.0 .
 ARG BUILD_BASE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_BASE=docker.io/library/debian:bookworm-slim
 

@@ -1,7 +1,7 @@
 # A worker with libtorch as PyPI's torch brings it, CUDA included. The GPU's
 # driver comes from the machine. The image holds no Python.
 #
-#   docker build -f docker/worker.Dockerfile -t prospect-worker .
+#   docker build -f docker/worker.Dockerfile -t prospect-worker:0.1.0 .
 ARG PYTHON_BASE=docker.io/library/python:3.11-slim-bookworm
 ARG BUILD_BASE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_BASE=docker.io/library/debian:bookworm-slim

@@ -88,7 +88,7 @@ pub(crate) struct ModelOptions {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum DtypeChoice {
-    /// fp32 on CPU, the checkpoint's on CUDA.
+    /// bf16 on CUDA, fp32 on CPU.
     #[default]
     Auto,
     /// 32-bit.

@@ -9,8 +9,8 @@ Examples:
   prospect generate --model runs/run/final --prompt \"Why is the sky blue?\"
 
 Exit codes: 0 complete, 64 bad configuration or usage, 65 corrupt data or checkpoint,
-70 internal bug, 74 storage, 75 stopped with a durable checkpoint, 76 peer or coordinator lost,
-77 credentials refused, 93 no progress.";
+70 internal bug, 74 storage, 75 stopped on request (with a durable checkpoint once steps were done),
+76 peer or coordinator lost, 93 not finite: running again would repeat it, 130 a second signal.";
 
 pub const TRAIN: &str = "\
 Examples:
@@ -36,7 +36,8 @@ Examples:
 
 RANK or JOB_COMPLETION_INDEX say which rank the worker would like, POD_NAME its name, POD_IP or
 PROSPECT_HOST where its peers reach it. The program prospect-worker is looked for beside this one,
-or where PROSPECT_WORKER says.";
+or where PROSPECT_WORKER says. LOCAL_RANK picks the GPU, PROSPECT_BACKEND=gloo|nccl the process
+group, PROSPECT_LOG what is logged.";
 
 pub const STATUS: &str = "\
 Examples:

@@ -16,7 +16,7 @@ use prospect_core::{DataConfig, Label, RowId};
 use crate::{Classes, DataError, DataReport, read};
 use format::IndexRow;
 
-/// Tokens of all rows, held in memory: 4 bytes a token and 40 a row.
+/// Tokens of all rows, held in memory: 4 bytes a token and 48 a row.
 #[derive(Debug)]
 pub struct TokenStore {
     index: Vec<IndexRow>,
