@@ -8,7 +8,6 @@ use prospect_proto::{MetricPoint, Phase, RunStatus, WorkerState, WorkerStatus};
 use prospect_schedule::machine::{Member, RunMachine};
 use tokio::sync::watch;
 
-use crate::convert;
 use crate::records::History;
 
 /// A published state.
@@ -105,7 +104,7 @@ pub(crate) struct View<'a> {
 fn status(facts: &Facts, history: &History, machine: &RunMachine, view: &View<'_>) -> RunStatus {
     let (phase, reason) = match view.failure {
         Some(failure) => (Phase::Failed, failure),
-        None => (convert::phase(machine.phase()), machine.reason()),
+        None => (machine.phase(), machine.reason()),
     };
     RunStatus {
         run_id: facts.run_id.clone(),
@@ -131,7 +130,7 @@ fn worker(member: &Member, view: &View<'_>) -> WorkerStatus {
     WorkerStatus {
         worker: member.worker.clone(),
         rank: member.rank,
-        state: convert::worker_state(member.state),
+        state: member.state,
         device: facts.device,
         host: facts.host,
         step: member.step,

@@ -20,7 +20,7 @@ use crate::prepare::{Prepared, Ready, prepare};
 use crate::run_dir::RunDir;
 use crate::service::{ControlService, StatusApi, serve};
 use crate::shell::{COMMAND_CAPACITY, Shell};
-use crate::{CoordinatorError, Options, RunOutcome, StartNote, convert};
+use crate::{CoordinatorError, Options, RunOutcome, StartNote};
 
 /// A coordinator that holds its port, its run directory and its data, and waits to be run.
 pub struct Coordinator {
@@ -143,7 +143,7 @@ fn complete(step: Step, final_dir: PathBuf) -> RunOutcome {
 }
 
 fn outcome(machine: &RunMachine, run_dir: &RunDir) -> RunOutcome {
-    let phase = convert::phase(machine.phase());
+    let phase = machine.phase();
     let mut message = machine.reason().to_owned();
     if phase != Phase::Complete {
         if machine.checkpoint_step() > Step(0) {

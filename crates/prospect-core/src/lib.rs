@@ -11,6 +11,7 @@ mod label;
 mod learning_rate;
 mod metrics;
 mod report;
+mod run_state;
 mod shard;
 
 pub use config::{
@@ -26,4 +27,5 @@ pub use label::Label;
 pub use learning_rate::learning_rate;
 pub use metrics::StepMetrics;
 pub use report::{PhaseSeconds, ReferenceValue, StepReport, StepSums};
+pub use run_state::{FailureKind, Phase, RefusalKind, WorkerState};
 pub use shard::{Microbatch, Sequence, Shard, ShardKind, Target};

@@ -3,6 +3,7 @@
 use prospect_core::{Generation, Rank, ReferencePoint, Shard, ShardKind, Step};
 
 use crate::error::{require, require_finite};
+use crate::failure_kind::parse_failure_kind;
 use crate::report::require_step;
 use crate::shard::parse_kind;
 use crate::v1::session_response::Message;
@@ -136,7 +137,7 @@ impl TryFrom<Message> for CoordinatorMessage {
             Message::Finish(finish) => Self::Finish { path: finish.path },
             Message::Stop(stop) => Self::Stop { reason: stop.reason },
             Message::Abort(abort) => Self::Abort {
-                kind: FailureKind::parse(abort.kind, "abort.kind")?,
+                kind: parse_failure_kind(abort.kind, "abort.kind")?,
                 reason: abort.reason,
             },
             Message::Close(v1::Close {}) => Self::Close,

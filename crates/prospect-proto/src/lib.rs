@@ -16,9 +16,9 @@ mod worker_message;
 
 pub use coordinator_message::{CoordinatorMessage, ToWorker};
 pub use error::MessageError;
-pub use failure_kind::FailureKind;
-pub use refusal::{Refusal, RefusalKind};
-pub use status::{Event, MetricPoint, Phase, RunStatus, WorkerState, WorkerStatus};
+pub use prospect_core::{FailureKind, Phase, RefusalKind, WorkerState};
+pub use refusal::Refusal;
+pub use status::{Event, MetricPoint, RunStatus, WorkerStatus};
 pub use worker_message::{FromWorker, WorkerMessage};
 
 /// Generated messages, clients and servers of package `prospect.v1`.

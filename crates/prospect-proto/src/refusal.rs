@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use prospect_core::{Generation, WorkerId};
+use prospect_core::{Generation, RefusalKind, WorkerId};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -11,15 +11,6 @@ use crate::MessageError;
 
 /// Domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "prospect";
-
-/// Whether a worker that is refused may try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalKind {
-    /// It stands until someone changes the run or the worker.
-    Lasting,
-    /// It has to do with what the run does now; joining again may succeed.
-    ForNow,
-}
 
 /// Why a server refuses a call or ends a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 use prospect_core::{Generation, Incarnation, KlSums, ShardKind, Step, StepReport, WorkerId};
 
 use crate::error::require;
+use crate::failure_kind::parse_failure_kind;
 use crate::report::require_step;
 use crate::shard::parse_kind;
 use crate::v1::session_request::Message;
@@ -187,7 +188,7 @@ impl TryFrom<Message> for WorkerMessage {
             }
             Message::FinalSaved(saved) => Self::FinalSaved { path: saved.path },
             Message::Failure(failure) => Self::Failure {
-                kind: FailureKind::parse(failure.kind, "failure.kind")?,
+                kind: parse_failure_kind(failure.kind, "failure.kind")?,
                 step: Step(failure.step),
                 message: failure.message,
             },

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use prospect_core::{ExitCode, RowId, Step};
+use prospect_core::{ExitCode, FailureKind, RowId, Step};
 use prospect_libtorch::LibtorchError;
 use prospect_model::{ErrorClass, ModelError};
 
@@ -92,23 +92,6 @@ pub enum TrainError {
         /// What it was doing.
         action: &'static str,
     },
-}
-
-/// What each failure means for the run, as the control plane tells them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// Configuration, model and world do not fit together.
-    Configuration,
-    /// Data, weights or a checkpoint are damaged.
-    Corrupt,
-    /// A file could not be written or read.
-    Storage,
-    /// A peer or the coordinator went away.
-    PeerLost,
-    /// A loss, log-ratio or gradient is not finite.
-    NotFinite,
-    /// A defect of the program.
-    Internal,
 }
 
 /// What is wrong with a shard.
@@ -207,14 +190,7 @@ impl TrainError {
 
     /// The exit code of a program that ends because of this failure.
     pub fn exit_code(&self) -> ExitCode {
-        match self.kind() {
-            FailureKind::Configuration => ExitCode::Usage,
-            FailureKind::Corrupt => ExitCode::Corrupt,
-            FailureKind::Storage => ExitCode::Storage,
-            FailureKind::PeerLost => ExitCode::PeerLost,
-            FailureKind::NotFinite => ExitCode::NoProgress,
-            FailureKind::Internal => ExitCode::Internal,
-        }
+        self.kind().exit_code()
     }
 
     /// Wraps the operating system's answer for a path.
@@ -266,7 +242,9 @@ fn model_kind(error: &ModelError) -> FailureKind {
     }
 }
 
-fn libtorch_kind(error: &LibtorchError) -> FailureKind {
+/// What a failed group, store or operation means for the run. What breaks a connection or runs
+/// out of time is a peer that is gone.
+pub fn libtorch_kind(error: &LibtorchError) -> FailureKind {
     match error {
         LibtorchError::Timeout { .. }
         | LibtorchError::ConnectionLost { .. }

@@ -32,8 +32,9 @@ pub use prospect_model as model;
 
 pub use batch::PackedBatch;
 pub use checkpoint::CheckpointManifestDigest;
-pub use error::{FailureKind, NotFinite, NotFiniteExample, ShardProblem, TrainError};
+pub use error::{NotFinite, NotFiniteExample, ShardProblem, TrainError, libtorch_kind};
 pub use exchange::{ExchangeError, ReferencePointExchange};
 pub use objective::{ApoZeroUnpaired, ExampleLogProbs, Kto, Objective, Term, objective};
+pub use prospect_core::FailureKind;
 pub use scoring::score;
 pub use trainer::Trainer;

@@ -8,9 +8,9 @@ use prospect_core::{ConfigError, ExitCode, Step};
 use prospect_proto::{FailureKind, MessageError};
 use prospect_train::TrainError;
 
-use crate::fault::{of_libtorch, of_train};
 use crate::options::OptionError;
 use crate::torch::LibtorchError;
+use crate::torch::libtorch_kind;
 
 /// A worker that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -184,8 +184,8 @@ impl WorkerError {
                 }
                 _ => FailureKind::Storage,
             },
-            Self::Rendezvous(error) => of_libtorch(error),
-            Self::Train(error) => of_train(error),
+            Self::Rendezvous(error) => libtorch_kind(error),
+            Self::Train(error) => error.kind(),
             Self::Protocol { .. }
             | Self::Malformed(_)
             | Self::Thread { .. }

@@ -8,7 +8,6 @@ mod device;
 mod devices;
 mod digest;
 mod error;
-mod fault;
 mod identity;
 mod inference;
 mod options;

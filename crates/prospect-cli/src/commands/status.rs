@@ -32,7 +32,7 @@ async fn watch(mut stream: StatusStream, as_json: bool, url: &str) -> Result<Exi
             Some(display) => display.update(&status),
             None => output::print(&status_json::line(&status))?,
         }
-        if status.phase.is_final() {
+        if status.phase.is_terminal() {
             break status;
         }
     };

@@ -44,7 +44,6 @@ impl Shell {
             Action::SendFinish { path } => self.send_all(&Message::Finish { path }),
             Action::SendStop { reason } => self.send_all(&Message::Stop { reason }),
             Action::SendAbort { reason, kind } => {
-                let kind = convert::failure_to_proto(kind);
                 self.send_all(&Message::Abort { reason, kind });
             }
             Action::SendClose => self.send_all(&Message::Close),

@@ -2,7 +2,8 @@
 
 use prospect_core::{Generation, Rank, RunId, Step, WorkerId};
 
-use super::{Event, MetricPoint, Phase, RunStatus, WorkerState, WorkerStatus};
+use super::phase::{parse_phase, parse_worker_state};
+use super::{Event, MetricPoint, RunStatus, WorkerStatus};
 use crate::shard::list;
 use crate::time::{duration, parse_duration, parse_timestamp, timestamp};
 use crate::{MessageError, v1};
@@ -35,7 +36,7 @@ impl TryFrom<v1::RunStatus> for RunStatus {
     fn try_from(status: v1::RunStatus) -> Result<Self, MessageError> {
         Ok(Self {
             run_id: RunId(status.run_id),
-            phase: Phase::parse(status.phase)?,
+            phase: parse_phase(status.phase)?,
             reason: status.reason,
             step: Step(status.step),
             total_steps: status.total_steps,
@@ -76,7 +77,7 @@ impl TryFrom<v1::Worker> for WorkerStatus {
         Ok(Self {
             worker: WorkerId(worker.worker_id),
             rank: worker.rank.map(Rank),
-            state: WorkerState::parse(worker.state)?,
+            state: parse_worker_state(worker.state)?,
             device: worker.device,
             host: worker.host,
             step: Step(worker.step),

@@ -6,46 +6,7 @@ mod phase;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use prospect_core::{Generation, Rank, RunId, Step, StepMetrics, WorkerId};
-
-/// Phases of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Reading and tokenising data.
-    #[default]
-    Preparing,
-    /// Waiting for workers to join.
-    Waiting,
-    /// Workers load the model and find each other.
-    Forming,
-    /// Steps are being done.
-    Training,
-    /// A pass over the evaluation data is being done.
-    Evaluating,
-    /// The trained model is being saved.
-    Finishing,
-    /// All is done.
-    Complete,
-    /// Stopped on request with a durable checkpoint.
-    Stopped,
-    /// Ended by a failure.
-    Failed,
-}
-
-/// States of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WorkerState {
-    /// Known, without a session yet.
-    Joined,
-    /// Loading the model or meeting its peers.
-    Forming,
-    /// Taking part in steps.
-    Ready,
-    /// Gone in good order.
-    Left,
-    /// Gone without a word.
-    Lost,
-}
+use prospect_core::{Generation, Phase, Rank, RunId, Step, StepMetrics, WorkerId, WorkerState};
 
 /// A run at one moment.
 #[derive(Clone, Debug, PartialEq)]

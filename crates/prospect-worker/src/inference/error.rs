@@ -6,7 +6,6 @@ use prospect_core::ExitCode;
 use prospect_train::TrainError;
 
 use crate::WorkerError;
-use crate::fault::of_train;
 use crate::torch::ModelError;
 
 /// Scoring or generation that cannot go on.
@@ -45,7 +44,7 @@ impl InferenceError {
         match self {
             Self::Row { .. } => ExitCode::Corrupt,
             Self::Model(error) => error.exit_code(),
-            Self::Train(error) => of_train(error).exit_code(),
+            Self::Train(error) => error.kind().exit_code(),
             Self::Device(error) => error.exit_code(),
             Self::Stream { .. } => ExitCode::Storage,
         }

@@ -2,17 +2,18 @@
 
 use std::fmt;
 
-use prospect_core::ExitCode;
 use serde::{Deserialize, Serialize};
+
+use crate::ExitCode;
 
 /// Phases of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Reading and tokenising data. The machine begins after it.
+    /// Reading and tokenising data.
+    #[default]
     Preparing,
     /// Waiting for workers to join.
-    #[default]
     Waiting,
     /// Workers load the model and find each other.
     Forming,
@@ -75,6 +76,19 @@ pub enum RefusalKind {
 }
 
 impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 9] = [
+        Self::Preparing,
+        Self::Waiting,
+        Self::Forming,
+        Self::Training,
+        Self::Evaluating,
+        Self::Finishing,
+        Self::Complete,
+        Self::Stopped,
+        Self::Failed,
+    ];
+
     /// The phase as one lower-case word.
     pub fn name(self) -> &'static str {
         match self {
@@ -98,11 +112,43 @@ impl Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
+    }
+}
+
+impl WorkerState {
+    /// All states.
+    pub const ALL: [Self; 5] = [Self::Joined, Self::Forming, Self::Ready, Self::Left, Self::Lost];
+
+    /// The state as one lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Forming => "forming",
+            Self::Ready => "ready",
+            Self::Left => "left",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
 impl FailureKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [
+        Self::Configuration,
+        Self::Corrupt,
+        Self::Storage,
+        Self::PeerLost,
+        Self::NotFinite,
+        Self::Internal,
+    ];
+
     /// The kind in lower-case words.
     pub fn name(self) -> &'static str {
         match self {
