@@ -136,7 +136,7 @@ fn no_worker_outlives_a_run_that_is_killed() {
     let mut run = start(dir.path());
     let worker = worker_pid(dir.path());
     let args = std::fs::read_to_string(dir.path().join("fake-worker.args")).unwrap();
-    assert!(args.contains("--device cpu") && args.contains("--worker-id worker-0"), "{args}");
+    assert!(args.contains("--device auto") && args.contains("--worker-id worker-0"), "{args}");
     run.kill().unwrap();
     run.wait().unwrap();
     wait_for("the worker's end", || test_kill_process(worker).is_err().then_some(()));
