@@ -54,7 +54,7 @@ impl Scripted {
             refusal: None,
             first_refusals: Mutex::default(),
             session_refusals: Mutex::default(),
-            join_timeout: Duration::from_secs(5),
+            join_timeout: Duration::from_secs(60),
             reference: None,
             model: model.to_owned(),
             digest: model_digest(model).unwrap(),

@@ -193,7 +193,7 @@ fn a_rank_that_does_not_take_part_is_a_timeout() {
     devices();
     let (done, wait_for_done) = mpsc::channel();
     let wait_for_done = std::sync::Mutex::new(wait_for_done);
-    check_world(2, Duration::from_secs(2), |group| {
+    check_world(2, Duration::from_secs(5), |group| {
         if group.rank() == 1 {
             wait_for_done.lock().unwrap().recv().unwrap();
             return;

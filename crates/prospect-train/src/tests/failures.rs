@@ -112,7 +112,7 @@ fn a_model_that_is_not_there_is_named() {
     let mut config = config("smollm2", "llama2");
     config.reference.path = Some("/nowhere/reference".into());
     let store =
-        prospect_libtorch::TcpStore::host("127.0.0.1", 0, std::time::Duration::from_secs(5))
+        prospect_libtorch::TcpStore::host("127.0.0.1", 0, std::time::Duration::from_secs(60))
             .unwrap();
     let group = prospect_libtorch::ProcessGroup::new(
         prospect_libtorch::Backend::Gloo,
@@ -120,7 +120,7 @@ fn a_model_that_is_not_there_is_named() {
         "t",
         0,
         1,
-        std::time::Duration::from_secs(5),
+        std::time::Duration::from_secs(60),
     )
     .unwrap();
     let error = Trainer::new(&config, tch::Device::Cpu, group).err().unwrap();
