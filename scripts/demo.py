@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The demonstration: KTO on bundled feedback, judged on questions never trained on.
 
-Samples replies of the model to held-out questions, trains it with one
-coordinator and two workers, samples again, and shows both side by side.
+Asks the model held-out questions, trains it with one coordinator and two
+workers, asks again, and shows the most likely replies side by side.
 Standard library only.
 """
 
