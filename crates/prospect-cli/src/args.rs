@@ -32,6 +32,8 @@ pub enum Command {
     Worker(WorkerArgs),
     /// Show how a run stands
     Status(StatusArgs),
+    /// Prove from a run's files that no step and no example was lost
+    Verify(VerifyArgs),
     /// Look at feedback data
     #[command(subcommand)]
     Data(DataCommand),
@@ -54,6 +56,13 @@ pub struct ConfigArgs {
     /// Override a key of the configuration, for instance train.steps=8
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Workers with which the run goes on when others are lost [default: coordinator.min_workers,
+    /// else all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_workers: Option<u32>,
+    /// Workers that the run takes when more come [default: coordinator.max_workers, else no more]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_workers: Option<u32>,
     /// Go on from the newest intact checkpoint of the run directory, or never
     #[arg(long, value_name = "WHEN")]
     pub resume: Option<ResumeWhen>,
@@ -83,6 +92,9 @@ pub struct TrainArgs {
     /// Device of the workers; auto takes one GPU each where there are any
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
+    /// How often workers that died are started again; 10 steps after a restart give it back
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub max_restarts: u32,
 }
 
 /// `prospect coordinator`.
@@ -149,6 +161,21 @@ pub struct StatusArgs {
     #[arg(long)]
     pub watch: bool,
     /// Print JSON: one object, or with --watch one a change
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `prospect verify`.
+#[derive(Args, Debug)]
+#[command(after_help = examples::VERIFY)]
+pub struct VerifyArgs {
+    /// Run directory to look at
+    #[arg(value_name = "RUN_DIR", value_hint = ValueHint::DirPath)]
+    pub run_dir: PathBuf,
+    /// Run directory of a run without losses that must have done the same, bit for bit
+    #[arg(long, value_name = "RUN_DIR", value_hint = ValueHint::DirPath)]
+    pub against: Option<PathBuf>,
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

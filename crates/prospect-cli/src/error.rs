@@ -59,6 +59,9 @@ pub enum CliError {
     /// A worker of a run ended by itself.
     #[error("{worker} ended with {ending}: {message}")]
     WorkerFailed { worker: String, ending: String, message: String, log: PathBuf, exit: ExitCode },
+    /// Workers died too often.
+    #[error("the {num_restarts} restarts are used up: {cause}")]
+    RestartsUsedUp { num_restarts: u32, cause: String, log: PathBuf },
     /// The worker program was called for an answer and failed.
     #[error("{message}")]
     WorkerAnswer { message: String, exit: ExitCode },
@@ -69,7 +72,9 @@ pub enum CliError {
     #[error("stopped by {signal} before the run began")]
     StoppedEarly { signal: &'static str },
     /// The second signal.
-    #[error("stopped at once by {signal}; steps after the newest checkpoint are lost")]
+    #[error(
+        "stopped at once by {signal}; the same command goes on from the newest durable checkpoint"
+    )]
     StoppedAtOnce { signal: &'static str },
 }
 
@@ -97,6 +102,7 @@ impl CliError {
             | Self::ParentGone { .. }
             | Self::StoppedAtOnce { .. } => ExitCode::PeerLost,
             Self::StoppedEarly { .. } => ExitCode::Preempted,
+            Self::RestartsUsedUp { .. } => ExitCode::NoProgress,
             Self::WorkerFailed { exit, .. }
             | Self::WorkerAnswer { exit, .. }
             | Self::RunEnded { exit, .. } => *exit,
@@ -120,7 +126,9 @@ impl CliError {
                 crate::worker_binary::VARIABLE
             )),
             Self::WorkerStart { .. } => Some("`prospect doctor` tells what is missing".into()),
-            Self::WorkerFailed { log, .. } => Some(format!("the whole log is {}", log.display())),
+            Self::WorkerFailed { log, .. } | Self::RestartsUsedUp { log, .. } => {
+                Some(format!("the whole log is {}", log.display()))
+            }
             Self::RunEnded { run_dir, .. } => {
                 Some(format!("the workers' logs are in {}", run_dir.join("logs").display()))
             }

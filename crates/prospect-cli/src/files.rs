@@ -8,10 +8,20 @@ use prospect_core::RunConfig;
 use crate::args::ConfigArgs;
 use crate::error::CliError;
 
-/// Reads the run configuration as typed: file, overrides and `--resume`.
-pub fn read_config(args: &ConfigArgs) -> Result<RunConfig, CliError> {
+/// Reads the run configuration as typed: file, overrides, and the options that stand for keys,
+/// which count more than `--set`.
+pub fn read_config(args: &ConfigArgs, workers: Option<u32>) -> Result<RunConfig, CliError> {
     let text = read_text(&args.config)?;
-    let mut config = RunConfig::parse(&text, &args.set).map_err(|source| CliError::Config {
+    let options = [
+        ("workers", workers),
+        ("min_workers", args.min_workers),
+        ("max_workers", args.max_workers),
+    ];
+    let typed = options
+        .into_iter()
+        .filter_map(|(key, value)| value.map(|value| format!("coordinator.{key}={value}")));
+    let overrides: Vec<String> = args.set.iter().cloned().chain(typed).collect();
+    let mut config = RunConfig::parse(&text, &overrides).map_err(|source| CliError::Config {
         path: args.config.clone(),
         source: Box::new(source),
     })?;

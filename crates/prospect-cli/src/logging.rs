@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Mutex;
 
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
@@ -17,9 +18,17 @@ fn filter() -> EnvFilter {
     EnvFilter::try_from_env("PROSPECT_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
-/// Logs to standard error.
-pub fn to_stderr(format: LogFormat) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter()).with_writer(io::stderr);
+/// Lines that may wait to be written; later ones are dropped.
+const WAITING_LINES: usize = 4096;
+
+/// Logs to standard error, from a thread of its own: a reader that is slow or gone costs lines,
+/// never a step. What waits is written when the guard is dropped, if that can be done in a moment.
+pub fn to_stderr(format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .finish(io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter()).with_writer(writer);
     // A second subscriber is refused; the first stays.
     let _ = match format {
         LogFormat::Text => builder
@@ -28,6 +37,7 @@ pub fn to_stderr(format: LogFormat) {
             .try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    guard
 }
 
 /// Logs into `path`, after what is there.

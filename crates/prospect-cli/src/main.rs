@@ -5,6 +5,7 @@ mod args;
 mod client;
 mod commands;
 mod crew;
+mod devices;
 mod display;
 mod error;
 mod files;
@@ -52,6 +53,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Coordinator(args) => on_runtime(commands::coordinator::run(args)),
         Command::Worker(args) => commands::worker::run(&args),
         Command::Status(args) => on_runtime(commands::status::run(args)),
+        Command::Verify(args) => commands::verify::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Generate(args) => commands::generate::run(&args),

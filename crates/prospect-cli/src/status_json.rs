@@ -17,6 +17,10 @@ pub fn line(status: &RunStatus) -> String {
         "epoch": status.epoch,
         "generation": status.generation,
         "world_size": status.world_size,
+        "attempt": status.attempt,
+        "num_losses": status.num_losses,
+        "num_failed_checkpoints": status.num_failed_checkpoints,
+        "effective_time_ratio": status.effective_time_ratio,
         "eta_seconds": status.eta.map(|eta| eta.as_secs_f64()),
         "checkpoint_step": status.checkpoint_step,
         "run_dir": status.run_dir,
@@ -35,7 +39,13 @@ fn worker(worker: &WorkerStatus) -> Value {
         "device": worker.device,
         "host": worker.host,
         "step": worker.step,
+        "activity": worker.activity,
+        "slowdown": worker.slowdown,
+        "is_straggler": worker.is_straggler,
         "heartbeat_age_seconds": worker.heartbeat_age.as_secs_f64(),
         "peak_memory_bytes": worker.peak_memory_bytes,
     })
 }
+
+#[cfg(test)]
+mod tests;

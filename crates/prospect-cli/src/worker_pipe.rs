@@ -2,6 +2,7 @@
 //! the same order, one each.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -84,14 +85,27 @@ pub fn output_of(arguments: &[&str]) -> Result<String, CliError> {
 
 /// The sentence that a worker's last words come down to, without the word "error:".
 pub fn last_words(complaints: &str) -> String {
-    let lines = || complaints.lines().map(str::trim).filter(|line| !line.is_empty());
+    // Log lines that tell of what went well begin with the time and the level.
+    let is_good = |line: &&str| line.split_whitespace().nth(1) == Some("INFO");
+    let lines = || {
+        let lines = complaints.lines().map(str::trim);
+        lines.filter(|line| !line.is_empty() && !is_good(line))
+    };
     let error = lines().rev().find_map(|line| line.strip_prefix("error: "));
     error.or_else(|| lines().next_back()).unwrap_or("it said nothing").to_owned()
 }
 
+/// Why a process of a run ended, in its own words where it had the time for any.
+pub fn reason(status: ExitStatus, complaints: &str) -> String {
+    match status.signal() {
+        // SIGKILL: what it wrote before has nothing to do with its end.
+        Some(9) => "it was killed, by someone or for want of memory".to_owned(),
+        _ => last_words(complaints),
+    }
+}
+
 /// An ending in words: "exit code 65", "signal 9".
 pub fn ending(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

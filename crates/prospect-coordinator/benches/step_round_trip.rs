@@ -16,7 +16,7 @@ fn main() {
     divan::main();
 }
 
-/// The whole of a step: shard out, sums in, reference point out, report in. With a lookahead of 1
+/// The whole of a step: shard out, sums in, reference point out, report in, commit out. With a lookahead of 1
 /// the shard is sent once the step before is committed, so all of it comes one after the other;
 /// with more, as in a run, shards lie ready with the workers.
 #[divan::bench(args = [1, 2], sample_size = 1, sample_count = 300, max_time = 4)]

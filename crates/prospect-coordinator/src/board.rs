@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use prospect_core::{RunId, Step, WorkerId};
+use prospect_core::{Incarnation, RunId, Step, WorkerId};
 use prospect_proto::{MetricPoint, Phase, RunStatus, WorkerState, WorkerStatus};
 use prospect_schedule::machine::{Member, RunMachine};
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ pub(crate) struct Facts {
 /// What a worker said about itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WorkerFacts {
+    /// Which process of its name said it.
+    pub(crate) incarnation: Incarnation,
     /// Its device in words.
     pub(crate) device: String,
     /// Its host.
@@ -97,6 +99,8 @@ pub(crate) struct View<'a> {
     pub(crate) eta: Option<Duration>,
     /// Why the coordinator itself cannot go on, if so.
     pub(crate) failure: Option<&'a str>,
+    /// Share of the time since training began that went into steps that count.
+    pub(crate) effective_time_ratio: Option<f64>,
     /// What a worker said about itself.
     pub(crate) facts_of: Option<&'a dyn Fn(&WorkerId) -> WorkerFacts>,
 }
@@ -122,11 +126,17 @@ fn status(facts: &Facts, history: &History, machine: &RunMachine, view: &View<'_
         eval_metrics: history.last_evaluation(),
         workers: machine.members().into_iter().map(|member| worker(member, view)).collect(),
         run_dir: facts.run_dir.clone(),
+        attempt: machine.attempt(),
+        num_losses: machine.num_losses(),
+        num_failed_checkpoints: machine.num_failed_checkpoints(),
+        effective_time_ratio: view.effective_time_ratio,
     }
 }
 
 fn worker(member: &Member, view: &View<'_>) -> WorkerStatus {
     let facts = view.facts_of.map(|facts_of| facts_of(&member.worker)).unwrap_or_default();
+    // What one that is gone did last is not what it does.
+    let is_here = member.is_present() && member.has_session;
     WorkerStatus {
         worker: member.worker.clone(),
         rank: member.rank,
@@ -136,5 +146,8 @@ fn worker(member: &Member, view: &View<'_>) -> WorkerStatus {
         step: member.step,
         heartbeat_age: view.now.saturating_sub(member.last_heard),
         peak_memory_bytes: member.peak_memory_bytes,
+        activity: if is_here { member.phase.name().to_owned() } else { String::new() },
+        slowdown: member.slowdown,
+        is_straggler: member.is_straggler,
     }
 }

@@ -1,6 +1,6 @@
 //! Between the words of the protocol and those of the state machine.
 
-use prospect_core::{Rank, RefusalKind, StepReport, WorkerId};
+use prospect_core::{RefusalKind, WorkerId};
 use prospect_proto::{FromWorker, Refusal, WorkerMessage};
 use prospect_schedule::machine::Event;
 
@@ -9,33 +9,33 @@ pub(crate) fn refusal(worker: &WorkerId, kind: RefusalKind, reason: String) -> R
     Refusal::JoinRefused { worker: worker.clone(), kind, reason }
 }
 
-/// What a worker said, as an event. `rank` is the sender's, where it has one;
-/// without it, what only a rank can say is no event.
-pub(crate) fn event(from: FromWorker, rank: Option<Rank>) -> Option<Event> {
-    let worker = from.worker;
-    Some(match from.message {
-        WorkerMessage::Hello => return None,
-        WorkerMessage::Heartbeat { step } => Event::Heartbeat { worker, step },
-        WorkerMessage::StoreReady { host, port } => Event::StoreReady { worker, host, port },
-        WorkerMessage::Ready { model_digest, resumed_step, .. } => {
-            Event::Ready { worker, model_digest, resumed_step }
+/// What a worker said, as an event. A second greeting is none.
+pub(crate) fn event(from: FromWorker) -> Option<Event> {
+    let FromWorker { worker, generation, message, .. } = from;
+    Some(match message {
+        WorkerMessage::Hello { .. } => return None,
+        WorkerMessage::Heartbeat { step, phase, progress } => {
+            Event::Heartbeat { worker, step, phase, progress }
         }
-        WorkerMessage::KlReport { step, kind, eval_index, sums } => {
-            Event::KlReport { rank: rank?, step, kind, eval_index, sums }
+        WorkerMessage::Loaded { model_digest, .. } => Event::Loaded { worker, model_digest },
+        WorkerMessage::StoreReady { host, port } => {
+            Event::StoreReady { worker, generation, host, port }
         }
-        WorkerMessage::StepReport(report) => {
-            Event::StepReport(StepReport { rank: rank?, ..report })
+        WorkerMessage::Standing { step } => Event::Standing { worker, generation, step },
+        WorkerMessage::Ready { step } => Event::Ready { worker, generation, step },
+        WorkerMessage::KlReport { step, kind, eval_index, parts } => {
+            Event::KlReport { worker, generation, step, kind, eval_index, parts }
         }
-        WorkerMessage::CheckpointSaved { step, path, manifest_sha256 } => {
-            rank.filter(|&rank| rank == Rank(0))?;
-            Event::CheckpointSaved { step, path, manifest_sha256 }
+        WorkerMessage::StepReport(report) => Event::StepReport { worker, generation, report },
+        WorkerMessage::CheckpointWritten { step, path, manifest_sha256 } => {
+            Event::CheckpointWritten { worker, step, path, manifest_sha256 }
         }
-        WorkerMessage::FinalSaved { path } => {
-            rank.filter(|&rank| rank == Rank(0))?;
-            Event::FinalSaved { path }
+        WorkerMessage::CheckpointFailed { step, message } => {
+            Event::CheckpointFailed { worker, step, message }
         }
+        WorkerMessage::FinalWritten { path } => Event::FinalWritten { worker, generation, path },
         WorkerMessage::Failure { step, message, kind } => {
-            Event::Failure { worker, step, message, kind }
+            Event::Failure { worker, generation, step, message, kind }
         }
         WorkerMessage::Leave { reason } => Event::Leave { worker, reason },
     })

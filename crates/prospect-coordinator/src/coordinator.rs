@@ -14,12 +14,14 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::board::{Board, Facts};
+use crate::effective::EffectiveTime;
 use crate::eta::Pace;
+use crate::mirror;
 use crate::plan::PlanAhead;
 use crate::prepare::{Prepared, Ready, prepare};
 use crate::run_dir::RunDir;
 use crate::service::{ControlService, StatusApi, serve};
-use crate::shell::{COMMAND_CAPACITY, Shell};
+use crate::shell::{COMMAND_CAPACITY, Parts, Shell};
 use crate::{CoordinatorError, Options, RunOutcome, StartNote};
 
 /// A coordinator that holds its port, its run directory and its data, and waits to be run.
@@ -48,8 +50,9 @@ impl Coordinator {
         })?;
         let name = || run_dir.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let run_id = RunId(options.run_id.clone().unwrap_or_else(name));
+        let taken = mirror::restore_if_empty(&config.checkpoint, &run_dir).await?;
         let preparing = spawn_blocking(move || {
-            let prepared = prepare(&config, &run_dir)?;
+            let prepared = prepare(&config, &run_dir, taken)?;
             Ok::<_, CoordinatorError>((config, run_dir, prepared))
         });
         let (config, run_dir, prepared) = preparing.await.map_err(|error| {
@@ -92,24 +95,39 @@ impl Coordinator {
             Prepared::Ready(ready) => *ready,
             Prepared::Complete { step } => return Ok(complete(step, run_dir.final_model())),
         };
-        let Ready { machine: options, planner, files, history, digests, .. } = ready;
-        let (generation, lookahead) = (options.generation, options.lookahead_steps);
-        let num_tokens = history.last_step().map_or(0, |metrics| metrics.num_tokens);
+        let Ready { machine: options, planner, files, history, retention, digests, course, .. } =
+            ready;
+        let world_size =
+            options.adopt.as_ref().map_or(options.target, |adopt| adopt.members.len() as u32);
+        let plans = PlanAhead::new(planner, options.lookahead_steps, world_size);
         let pace = Pace::new(&options);
+        let started = SystemTime::now();
+        let effective = EffectiveTime::new(&course, started, &history.read().steps);
         let machine = RunMachine::new(options);
         let facts = Facts {
             run_id: run_id.clone(),
             run_dir: run_dir.root().to_string_lossy().into_owned(),
-            start_time: SystemTime::now(),
+            start_time: started,
         };
         let (board, snapshots) = Board::new(facts, history.clone(), &machine);
         let (sender, mut commands) = mpsc::channel(COMMAND_CAPACITY);
-        let root = run_dir.root();
-        let control = ControlService::new(sender, &run_id, generation, &config, &digests, root)?;
-        let mut server = serve(listener, control, StatusApi::new(snapshots, history)).await?;
+        let control = ControlService::new(sender, &run_id, &config, &digests, run_dir.root())?;
+        let mut server =
+            serve(listener, control, StatusApi::new(snapshots, history.clone())).await?;
 
-        let plans = PlanAhead::new(planner, lookahead);
-        let mut shell = Shell::new(machine, plans, files, board, run_dir, num_tokens, pace);
+        let mirror = mirror::start(&config.checkpoint, &run_dir)?;
+        let mut shell = Shell::new(Parts {
+            machine,
+            plans,
+            files,
+            history,
+            board,
+            run_dir,
+            retention,
+            mirror,
+            pace,
+            effective,
+        });
         let result = shell.run(&mut commands, &mut server, pin!(shutdown)).await;
         let Shell { machine, board, run_dir, .. } = shell;
         // Readers of the status learn the end when nobody publishes any more.
@@ -122,9 +140,16 @@ impl Coordinator {
 #[cfg(test)]
 impl Coordinator {
     /// Lets the metrics of the run meet a full disk.
-    pub(crate) fn fill_disk(&mut self) {
+    pub(crate) fn fill_metrics_disk(&mut self) {
         if let Prepared::Ready(ready) = &mut self.prepared {
-            ready.files.metrics.fill_disk();
+            ready.files.steps.metrics.fill_disk();
+        }
+    }
+
+    /// Lets the journal of the run meet a full disk.
+    pub(crate) fn fill_journal_disk(&mut self) {
+        if let Prepared::Ready(ready) = &mut self.prepared {
+            ready.files.journal.fill_disk();
         }
     }
 }

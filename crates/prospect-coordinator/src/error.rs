@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use prospect_core::{ConfigError, ExitCode};
 use prospect_data::DataError;
 
+use crate::mirror::MirrorError;
+
 /// A coordinator that cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
@@ -71,6 +73,9 @@ pub enum CoordinatorError {
         /// What was found and what to do.
         problem: String,
     },
+    /// The object store that checkpoints are copied to cannot be used.
+    #[error(transparent)]
+    Mirror(Box<MirrorError>),
     /// The server ended by itself.
     #[error("the server ended: {source}")]
     Server {
@@ -94,6 +99,8 @@ pub struct Difference {
     pub recorded: String,
     /// Its value now.
     pub now: String,
+    /// What would allow another value, where something does.
+    pub allowed_by: Option<&'static str>,
 }
 
 impl CoordinatorError {
@@ -101,6 +108,7 @@ impl CoordinatorError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Data(error) => error.exit_code(),
+            Self::Mirror(error) => error.exit_code(),
             Self::Config(_)
             | Self::Model { .. }
             | Self::RunDir { .. }
@@ -119,6 +127,12 @@ impl CoordinatorError {
     ) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Storage { path, action, source }
+    }
+}
+
+impl From<MirrorError> for CoordinatorError {
+    fn from(error: MirrorError) -> Self {
+        Self::Mirror(Box::new(error))
     }
 }
 
@@ -148,8 +162,10 @@ struct DifferenceList<'a>(&'a [Difference]);
 impl fmt::Display for DifferenceList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f)?;
-        for Difference { key, recorded, now } in self.0 {
-            writeln!(f, "  {key} was {recorded}, now it is {now}")?;
+        for Difference { key, recorded, now, allowed_by } in self.0 {
+            write!(f, "  {key} was {recorded}, now it is {now}")?;
+            allowed_by.iter().try_for_each(|what| write!(f, " ({what})"))?;
+            writeln!(f)?;
         }
         Ok(())
     }

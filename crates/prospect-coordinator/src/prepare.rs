@@ -2,29 +2,32 @@
 //! the checkpoint to go on from. Blocking work, done once.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use prospect_core::{ObjectiveName, Resume, RunConfig, Step};
+use prospect_core::{ObjectiveName, Reduction, Resume, RunConfig, Step};
 use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
+use prospect_proto::Phase;
 use prospect_schedule::PlanOptions;
-use prospect_schedule::machine::{MachineOptions, ResumePoint};
+use prospect_schedule::machine::{MachineOptions, Record};
 
 use crate::model_digest::model_digest;
 use crate::plan::{Planner, PlannerOptions, Rows};
-use crate::records::{History, Journal, MetricsFiles, ReferenceCache, STARTED, recorded_step};
-use crate::run_dir::checkpoints::{self, Retention};
+use crate::records::{Course, History, Journal, Past, ReferenceCache, STARTED, StepRecords};
+use crate::run_dir::checkpoints::Retention;
 use crate::run_dir::manifest::{Digests, manifest, write_or_compare};
-use crate::run_dir::{FINAL, RunDir};
-use crate::shell::Files;
+use crate::run_dir::{FINAL, RunDir, publish};
+use crate::shell::{CHECKPOINT_REJECTED, Files, ROLLED_BACK, rejection, resume_point};
+use crate::starting_point::StartingPoint;
 use crate::storage::write_whole;
-use crate::tensorboard::EventFile;
 use crate::{CoordinatorError, StartNote};
 
 /// How long the machine waits for what should follow at once.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Kind of the event of a checkpoint that cannot be used.
-const CHECKPOINT_REJECTED: &str = "checkpoint_rejected";
+/// How long workers of the last coordinator are waited for, at least: they look for it once a
+/// second.
+const SHORTEST_ADOPT_WAIT: Duration = Duration::from_millis(2500);
+
 /// Kind of the event of class weights that do not fit the data.
 const CLASS_WEIGHTS: &str = "class_weights";
 /// What a person should look at.
@@ -51,6 +54,10 @@ pub(crate) struct Ready {
     pub(crate) files: Files,
     /// The records in memory.
     pub(crate) history: History,
+    /// The checkpoints that are kept.
+    pub(crate) retention: Retention,
+    /// For how long the run has been going on.
+    pub(crate) course: Course,
     /// What the run is made of.
     pub(crate) digests: Digests,
     /// What the start found out.
@@ -65,12 +72,16 @@ struct Data {
     weights: (f64, f64),
 }
 
-/// Prepares a run in its directory.
+/// Prepares a run in its directory. `taken` says what was taken from a mirror for it.
 ///
 /// # Errors
 /// Data, model or records that cannot be used, other settings than the run
 /// directory's, or a disk that fails.
-pub(crate) fn prepare(config: &RunConfig, dir: &RunDir) -> Result<Prepared, CoordinatorError> {
+pub(crate) fn prepare(
+    config: &RunConfig,
+    dir: &RunDir,
+    taken: Option<String>,
+) -> Result<Prepared, CoordinatorError> {
     let mut digests = Digests {
         model: model_digest("model.path", &config.model.path)?,
         reference: None,
@@ -87,53 +98,76 @@ pub(crate) fn prepare(config: &RunConfig, dir: &RunDir) -> Result<Prepared, Coor
     write_whole(&dir.config(), to_go_on_with(config).to_toml()?.as_bytes())?;
 
     let history = History::default();
-    let (mut journal, past) = Journal::open(&dir.journal(), history.clone())?;
-    if let Some(step) = past.completed.filter(|step| step.0 >= total_steps)
+    let (mut journal, Past { replay, course }) = Journal::open(&dir.journal(), history.clone())?;
+    for path in publish::recover(dir.root())? {
+        tracing::info!(path = %path.display(), "finished what a coordinator had begun here");
+    }
+    if replay.ended == Some(Phase::Complete)
+        && replay.committed.0 >= total_steps
         && dir.final_model().exists()
     {
-        return Ok(Prepared::Complete { step });
+        return Ok(Prepared::Complete { step: replay.committed });
     }
-    checkpoints::remove_leftovers(&dir.checkpoints())?;
-    let choice = checkpoints::choose(&dir.checkpoints(), recorded_step(dir)?)?;
-    let step = choice.step.unwrap_or_default();
-    let notes = note_start(&mut journal, config, &data, &choice, total_steps)?;
+    let point = StartingPoint::find(dir, replay)?;
+    let mut events = vec![(STARTED, point.committed, point.describe(total_steps))];
+    events.extend(taken.map(|message| ("mirror_used", point.committed, message)));
+    let notes = note_start(&mut journal, config, &data, &point, events)?;
 
-    let metrics = MetricsFiles::open(dir, step, history.clone())?;
-    let cache = config.reference.cache.then(|| ReferenceCache::open(&dir.reference_cache(), step));
-    let generation = past.generation;
-    let files = Files {
-        journal,
-        metrics,
-        cache: cache.transpose()?,
-        tensorboard: EventFile::create(&dir.tensorboard(), step, generation.0, SystemTime::now())?,
-        retention: Retention::new(dir.checkpoints(), config.checkpoint.keep, choice.step),
-    };
-    let num_values = files.cache.as_ref().map_or(0, ReferenceCache::len);
+    let steps = StepRecords::open(dir, point.committed, config.reference.cache, &history)?;
+    let num_values = steps.cache.as_ref().map_or(0, ReferenceCache::len);
     tracing::info!(num_values, "known values of the reference model");
     let planner = planner(config, data, total_steps);
+    let machine = MachineOptions {
+        resume: resume_point(point.checkpoint, &history),
+        committed: point.committed,
+        evaluated: history.last_evaluation().map_or(Step(0), |evaluation| evaluation.step),
+        adopt: point.adopt,
+        generation: point.generation,
+        attempt: point.attempt,
+        attempt_generation: point.attempt_generation,
+        num_eval_shards: planner.num_eval_shards(),
+        model_digest: digests.model.clone(),
+        ..machine_options(config, total_steps)
+    };
+    Ok(Prepared::Ready(Box::new(Ready {
+        machine,
+        planner,
+        files: Files { journal, steps },
+        history,
+        retention: Retention::new(dir.checkpoints(), config.checkpoint.keep, point.checkpoint),
+        digests,
+        course,
+        notes,
+    })))
+}
+
+/// What the configuration says to the machine.
+fn machine_options(config: &RunConfig, total_steps: u64) -> MachineOptions {
     let seconds = Duration::from_secs_f64;
     let coordinator = &config.coordinator;
-    let resume = choice.step.map(|step| ResumePoint {
-        step,
-        path: format!("checkpoints/{}", step.directory_name()),
-        evaluated: history.last_evaluation().is_some_and(|point| point.step == step),
-    });
-    let machine = MachineOptions {
-        world_size: coordinator.workers,
+    MachineOptions {
+        target: coordinator.workers,
+        min_workers: coordinator.least_workers(),
+        max_workers: coordinator.most_workers(),
+        fixed_parts: match config.train.reduction {
+            Reduction::Fast => None,
+            Reduction::Canonical => Some(config.train.reduction_parts),
+        },
         total_steps,
         lookahead_steps: coordinator.lookahead_steps,
         checkpoint_every: config.checkpoint.every_steps,
         eval_every: config.train.eval_every,
-        num_eval_shards: planner.num_eval_shards(),
-        resume,
-        model_digest: digests.model.clone(),
         final_path: FINAL.to_owned(),
-        generation,
         join_timeout: seconds(coordinator.join_timeout_seconds),
         heartbeat_timeout: seconds(coordinator.heartbeat_timeout_seconds),
+        step_timeout: seconds(coordinator.step_timeout_seconds),
+        replacement_wait: seconds(coordinator.replacement_wait_seconds),
+        adopt_wait: seconds(coordinator.heartbeat_timeout_seconds).max(SHORTEST_ADOPT_WAIT),
+        max_failures_without_progress: coordinator.max_failures_without_progress,
+        checkpoint_fail_after: config.checkpoint.fail_after,
         grace: GRACE,
-    };
-    Ok(Prepared::Ready(Box::new(Ready { machine, planner, files, history, notes, digests })))
+        ..MachineOptions::default()
+    }
 }
 
 /// The configuration that a run goes on with, whether or not it had to be new when it began.
@@ -161,24 +195,17 @@ impl Data {
     }
 }
 
-/// Puts on record what this start begins with.
+/// Puts on record what this start begins with, after `events`.
 fn note_start(
     journal: &mut Journal,
     config: &RunConfig,
     data: &Data,
-    choice: &checkpoints::Choice,
-    total_steps: u64,
+    point: &StartingPoint,
+    mut events: Vec<(&'static str, Step, String)>,
 ) -> Result<Vec<StartNote>, CoordinatorError> {
-    let step = choice.step.unwrap_or_default();
-    let begins = match choice.step {
-        None => format!("begins at step 1 of {total_steps}"),
-        Some(step) => format!("goes on after step {step} of {total_steps}"),
-    };
-    let mut events = vec![(STARTED, step, begins)];
-    for rejected in &choice.rejected {
-        let message =
-            format!("{} is not used: {}", rejected.step.directory_name(), rejected.reason);
-        events.push((CHECKPOINT_REJECTED, rejected.step, message));
+    let step = point.committed;
+    for rejected in &point.rejected {
+        events.push((CHECKPOINT_REJECTED, rejected.step, rejection(rejected)));
     }
     let DataReport { rows, num_desirable, num_undesirable, truncated, overlong, bad_rows, .. } =
         &data.report;
@@ -204,8 +231,15 @@ fn note_start(
         } else {
             tracing::info!(kind, %step, "{message}");
         }
-        journal.record(kind, step, &message)?;
+        journal.record(kind, step, &message, None)?;
         notes.push(StartNote { message, is_warning });
+    }
+    if point.committed < point.recorded {
+        let (step, attempt, from) = (point.committed, point.attempt, point.recorded);
+        let message = format!(
+            "attempt {attempt} goes back from step {from} to step {step}: the disk has lost the records of what lies between"
+        );
+        journal.record(ROLLED_BACK, step, &message, Some(Record::RolledBack { step, attempt }))?;
     }
     journal.sync()?;
     Ok(notes)
@@ -222,7 +256,6 @@ fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {
             needs_pairs: config.objective.name == ObjectiveName::Kto,
         },
         train: config.train.clone(),
-        world_size: config.coordinator.workers,
         total_steps,
     };
     let rows = |store| Rows::new(store, data.weights, config.data.max_length);

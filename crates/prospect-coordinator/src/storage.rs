@@ -17,6 +17,8 @@ use crate::CoordinatorError;
 pub(crate) struct JsonLines {
     path: PathBuf,
     file: File,
+    /// Bytes of the whole lines.
+    len: u64,
 }
 
 impl JsonLines {
@@ -27,16 +29,29 @@ impl JsonLines {
             .append(true)
             .open(path)
             .map_err(CoordinatorError::storage("opening", path))?;
-        Ok(Self { path: path.to_owned(), file })
+        let len = file.metadata().map_err(CoordinatorError::storage("reading", path))?.len();
+        Ok(Self { path: path.to_owned(), file, len })
     }
 
-    /// Adds a line. A reader sees all of it or nothing.
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a line. What could be written of a line that did not fit is taken off again, so
+    /// that a later one does not continue it.
     pub(crate) fn append(&mut self, value: &impl Serialize) -> Result<(), CoordinatorError> {
         let mut line = serde_json::to_vec(value).map_err(|error| CoordinatorError::Internal {
             message: format!("a line of {:?} cannot be written: {error}", self.path),
         })?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(CoordinatorError::storage("writing", &self.path))
+        if let Err(source) = self.file.write_all(&line) {
+            // Fails where nothing was written either, as on a device.
+            let _ = self.file.set_len(self.len);
+            return Err(CoordinatorError::storage("writing", &self.path)(source));
+        }
+        self.len += line.len() as u64;
+        Ok(())
     }
 
     /// Waits until all lines are on the disk.

@@ -7,7 +7,7 @@
 mod tests;
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -66,22 +66,33 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Makes a new file for a run that begins, or goes on, after `step`. The
-    /// moment is part of the name, by which readers order the files.
+    /// Makes a new file for a run that begins, or goes on, after `step`. Readers forget what
+    /// earlier files hold of later steps. The moment is part of the name, by which they order
+    /// the files.
     ///
     /// # Errors
     /// A directory that cannot be written.
     pub(crate) fn create(
         dir: &Path,
         step: Step,
-        generation: u64,
         now: SystemTime,
     ) -> Result<Self, CoordinatorError> {
         let seconds = since_epoch(now).as_secs();
         let process = std::process::id();
-        let path =
-            dir.join(format!("events.out.tfevents.{seconds:010}.prospect.{process}.{generation}"));
-        let file = File::create(&path).map_err(CoordinatorError::storage("making", &path))?;
+        let name = |number: u32| {
+            dir.join(format!("events.out.tfevents.{seconds:010}.prospect.{process}.{number}"))
+        };
+        let (path, file) = (0..)
+            .map(name)
+            .map(|path| (File::create_new(&path), path))
+            .find_map(|(file, path)| match file {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
+                file => Some(
+                    file.map_err(CoordinatorError::storage("making", &path))
+                        .map(|file| (path, file)),
+                ),
+            })
+            .expect("a number is free in any second")?;
         let mut events = Self { path, file };
         let file_version = Some("brain.Event:2".to_owned());
         events.write(&Event { file_version, ..Event::at(Step(0), now) })?;

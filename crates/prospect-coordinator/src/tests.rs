@@ -1,9 +1,16 @@
 //! Whole runs against workers that speak the protocol and compute nothing.
 
 mod data;
+mod duties;
+mod elastic;
 mod failures;
 mod made_up;
+mod passes;
+mod recovery;
+mod restarts;
 mod runs;
+mod script;
 mod services;
+mod started;
 mod worker;
 mod world;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Sums over mismatched pairs, to be added over ranks and divided once.
+/// Sums over mismatched pairs, to be added over parts in their order and divided once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KlSums {
     /// Sum of the log-ratios `log π_θ(y'|x) − log π_ref(y'|x)`, in nats.
@@ -12,6 +12,15 @@ pub struct KlSums {
     pub sum_of_squares: f64,
     /// Number of pairs.
     pub count: u64,
+}
+
+/// Sums over the mismatched pairs of one part of the global batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartKlSums {
+    /// Place among the parts, from 0.
+    pub part: u32,
+    /// Its sums.
+    pub sums: KlSums,
 }
 
 /// The reference point of one global batch. A detached threshold, not a penalty.
@@ -35,7 +44,7 @@ impl KlSums {
         self.count += 1;
     }
 
-    /// Adds another rank's sums.
+    /// Adds another part's sums.
     pub fn merge(&mut self, other: &Self) {
         self.sum += other.sum;
         self.sum_of_squares += other.sum_of_squares;

@@ -5,6 +5,7 @@
 mod config;
 mod digest;
 mod exit;
+pub mod failpoint;
 mod ids;
 mod kl;
 mod label;
@@ -16,16 +17,16 @@ mod shard;
 
 pub use config::{
     CheckpointConfig, Columns, ConfigError, CoordinatorConfig, DataConfig, Dtype, LrSchedule, Mode,
-    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, ReferenceSection,
-    Resume, RunConfig, TrainConfig, Weight,
+    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, Reduction,
+    ReferenceSection, Resume, RunConfig, TrainConfig, Weight,
 };
 pub use digest::{DigestBuilder, DigestError, digest_files, is_model_file};
 pub use exit::ExitCode;
 pub use ids::{Generation, Incarnation, Rank, RowId, RunId, Step, WorkerId};
-pub use kl::{KlSums, ReferencePoint};
+pub use kl::{KlSums, PartKlSums, ReferencePoint};
 pub use label::Label;
 pub use learning_rate::learning_rate;
 pub use metrics::StepMetrics;
-pub use report::{PhaseSeconds, ReferenceValue, StepReport, StepSums};
-pub use run_state::{FailureKind, Phase, RefusalKind, WorkerState};
-pub use shard::{Microbatch, Sequence, Shard, ShardKind, Target};
+pub use report::{PartSums, PhaseSeconds, ReferenceValue, StepReport, StepSums};
+pub use run_state::{FailureKind, Phase, RefusalKind, Restore, StepPhase, Weights, WorkerState};
+pub use shard::{Microbatch, Sequence, Shard, ShardKind, ShardPart, Target, parts_of_rank};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Rank, RowId, ShardKind, Step};
 
-/// Sums over the sequences of one rank, to be added over ranks.
+/// Sums over the sequences of one part, to be added over parts in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepSums {
     /// Weighted loss terms.
@@ -31,6 +31,15 @@ pub struct StepSums {
     pub num_mismatched_tokens: u64,
     /// Floating-point operations that the mathematics of the step needs.
     pub flops: f64,
+}
+
+/// Sums over the sequences of one part of the global batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartSums {
+    /// Place among the parts, from 0.
+    pub part: u32,
+    /// Its sums.
+    pub sums: StepSums,
 }
 
 /// Seconds that a rank spent in the phases of a step.
@@ -72,8 +81,8 @@ pub struct StepReport {
     pub kind: ShardKind,
     /// Number of the evaluation shard; 0 in training.
     pub eval_index: u32,
-    /// Sums over the rank's sequences.
-    pub sums: StepSums,
+    /// Sums over the rank's sequences, by part, ascending.
+    pub parts: Vec<PartSums>,
     /// Norm of the global gradient before clipping, the same on every rank; 0 in evaluation.
     pub grad_norm: f64,
     /// Reference values that were computed, for the coordinator to keep.
@@ -85,7 +94,7 @@ pub struct StepReport {
 }
 
 impl StepSums {
-    /// Adds another rank's sums.
+    /// Adds another part's sums.
     pub fn merge(&mut self, other: &Self) {
         self.loss += other.loss;
         self.num_desirable += other.num_desirable;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ExitCode;
+use crate::{ExitCode, Rank, Step};
 
 /// Phases of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -15,8 +15,10 @@ pub enum Phase {
     Preparing,
     /// Waiting for workers to join.
     Waiting,
-    /// Workers load the model and find each other.
+    /// Workers find each other and agree on the weights.
     Forming,
+    /// A worker was lost, or one came: the others stand by until the world forms again.
+    Recovering,
     /// Steps are being done.
     Training,
     /// A pass over the evaluation data is being done.
@@ -35,13 +37,17 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
-    /// Known; it has no rank yet.
+    /// Known; it loads the model.
     #[default]
     Joined,
-    /// Loading the model or meeting its peers.
+    /// It has a model in memory and waits for its place.
+    Loaded,
+    /// Meeting its peers.
     Forming,
     /// Taking part in steps.
     Ready,
+    /// Its session is gone; it may come back.
+    Away,
     /// Gone in good order.
     Left,
     /// Gone without a word.
@@ -64,6 +70,65 @@ pub enum FailureKind {
     NotFinite,
     /// A defect of the program.
     Internal,
+    /// The world was formed again and again without a step in between.
+    NoProgress,
+}
+
+/// What a worker is doing in a step, as its heartbeats tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepPhase {
+    /// Waiting for something to do.
+    #[default]
+    Idle,
+    /// Loading the model.
+    Loading,
+    /// Meeting its peers and taking over weights.
+    Forming,
+    /// Passes without gradient.
+    Scoring,
+    /// Waiting for the reference point.
+    ReferencePoint,
+    /// Policy forward and backward passes.
+    ForwardBackward,
+    /// Waiting for gradients to be summed over ranks.
+    AllReduce,
+    /// Waiting for the step to be committed.
+    Commit,
+    /// Moving the weights.
+    Optimizer,
+    /// Writing files.
+    Saving,
+}
+
+/// Trained weights in a worker's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weights {
+    /// Step that they are the result of, 0 for the model as it was loaded.
+    pub done: Step,
+    /// Step whose gradient is ready and whose commit is awaited.
+    pub pending: Option<Step>,
+}
+
+/// Where a worker's weights come from when a world forms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum Restore {
+    /// The model directory.
+    #[default]
+    Initial,
+    /// A checkpoint.
+    Checkpoint {
+        /// Its directory, relative to the run directory.
+        path: String,
+    },
+    /// The rank that has them sends them to all.
+    Peer {
+        /// That rank.
+        rank: Rank,
+    },
+    /// Every worker has them.
+    Kept,
 }
 
 /// Whether a worker that is refused may try again.
@@ -77,10 +142,11 @@ pub enum RefusalKind {
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Preparing,
         Self::Waiting,
         Self::Forming,
+        Self::Recovering,
         Self::Training,
         Self::Evaluating,
         Self::Finishing,
@@ -95,6 +161,7 @@ impl Phase {
             Self::Preparing => "preparing",
             Self::Waiting => "waiting",
             Self::Forming => "forming",
+            Self::Recovering => "recovering",
             Self::Training => "training",
             Self::Evaluating => "evaluating",
             Self::Finishing => "finishing",
@@ -118,17 +185,65 @@ impl fmt::Display for Phase {
 
 impl WorkerState {
     /// All states.
-    pub const ALL: [Self; 5] = [Self::Joined, Self::Forming, Self::Ready, Self::Left, Self::Lost];
+    pub const ALL: [Self; 7] = [
+        Self::Joined,
+        Self::Loaded,
+        Self::Forming,
+        Self::Ready,
+        Self::Away,
+        Self::Left,
+        Self::Lost,
+    ];
 
     /// The state as one lower-case word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Joined => "joined",
+            Self::Loaded => "loaded",
             Self::Forming => "forming",
             Self::Ready => "ready",
+            Self::Away => "away",
             Self::Left => "left",
             Self::Lost => "lost",
         }
+    }
+}
+
+impl StepPhase {
+    /// All phases.
+    pub const ALL: [Self; 10] = [
+        Self::Idle,
+        Self::Loading,
+        Self::Forming,
+        Self::Scoring,
+        Self::ReferencePoint,
+        Self::ForwardBackward,
+        Self::AllReduce,
+        Self::Commit,
+        Self::Optimizer,
+        Self::Saving,
+    ];
+
+    /// The phase in lower-case words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Loading => "loading the model",
+            Self::Forming => "meeting its peers",
+            Self::Scoring => "scoring",
+            Self::ReferencePoint => "waiting for the reference point",
+            Self::ForwardBackward => "forward and backward",
+            Self::AllReduce => "all-reduce",
+            Self::Commit => "waiting for the commit",
+            Self::Optimizer => "optimizer",
+            Self::Saving => "saving",
+        }
+    }
+}
+
+impl fmt::Display for StepPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
@@ -140,13 +255,14 @@ impl fmt::Display for WorkerState {
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Configuration,
         Self::Corrupt,
         Self::Storage,
         Self::PeerLost,
         Self::NotFinite,
         Self::Internal,
+        Self::NoProgress,
     ];
 
     /// The kind in lower-case words.
@@ -158,6 +274,7 @@ impl FailureKind {
             Self::PeerLost => "peer lost",
             Self::NotFinite => "not finite",
             Self::Internal => "internal",
+            Self::NoProgress => "no progress",
         }
     }
 
@@ -169,7 +286,7 @@ impl FailureKind {
             Self::Corrupt => ExitCode::Corrupt,
             Self::Storage => ExitCode::Storage,
             Self::PeerLost => ExitCode::PeerLost,
-            Self::NotFinite => ExitCode::NoProgress,
+            Self::NotFinite | Self::NoProgress => ExitCode::NoProgress,
             Self::Internal => ExitCode::Internal,
         }
     }

@@ -1,6 +1,6 @@
 //! What the coordinator says in a session.
 
-use prospect_core::{Generation, Rank, ReferencePoint, Shard, ShardKind, Step};
+use prospect_core::{Generation, Rank, ReferencePoint, Restore, Shard, ShardKind, Step};
 
 use crate::error::{require, require_finite};
 use crate::failure_kind::parse_failure_kind;
@@ -27,8 +27,8 @@ pub enum CoordinatorMessage {
         rank: Rank,
         /// Number of ranks.
         world_size: u32,
-        /// Checkpoint to load, relative to the run directory.
-        resume_path: Option<String>,
+        /// Where its weights come from.
+        restore: Restore,
     },
     /// Where the peers meet.
     Rendezvous {
@@ -51,6 +51,24 @@ pub enum CoordinatorMessage {
         eval_index: u32,
         /// The point.
         point: ReferencePoint,
+    },
+    /// The step is on record: move the weights by it.
+    Commit {
+        /// The step.
+        step: Step,
+    },
+    /// Give up the collectives, keep the weights and stand by for the generation that the
+    /// message carries. A gradient whose step is committed is applied, another one dropped.
+    Regroup {
+        /// Last step that is committed.
+        committed: Step,
+        /// Why.
+        reason: String,
+    },
+    /// A checkpoint is in its place.
+    CheckpointDurable {
+        /// Its step.
+        step: Step,
     },
     /// Save the trained model.
     Finish {
@@ -91,9 +109,9 @@ impl TryFrom<v1::SessionResponse> for ToWorker {
 impl From<CoordinatorMessage> for Message {
     fn from(message: CoordinatorMessage) -> Self {
         match message {
-            CoordinatorMessage::Assignment { rank, world_size, resume_path } => {
-                let resume_path = resume_path.unwrap_or_default();
-                Self::Assignment(v1::Assignment { rank: rank.0, world_size, resume_path })
+            CoordinatorMessage::Assignment { rank, world_size, restore } => {
+                let restore = Some(restore.into());
+                Self::Assignment(v1::Assignment { rank: rank.0, world_size, restore })
             }
             CoordinatorMessage::Rendezvous { host, port, prefix } => {
                 Self::Rendezvous(v1::Rendezvous { host, port: port.into(), prefix })
@@ -109,6 +127,13 @@ impl From<CoordinatorMessage> for Message {
                     num_pairs: point.num_pairs,
                     eval_index,
                 })
+            }
+            CoordinatorMessage::Commit { step } => Self::Commit(v1::Commit { step: step.0 }),
+            CoordinatorMessage::Regroup { committed, reason } => {
+                Self::Regroup(v1::Regroup { committed_step: committed.0, reason })
+            }
+            CoordinatorMessage::CheckpointDurable { step } => {
+                Self::CheckpointDurable(v1::CheckpointDurable { step: step.0 })
             }
             CoordinatorMessage::Finish { path } => Self::Finish(v1::Finish { path }),
             CoordinatorMessage::Stop { reason } => Self::Stop(v1::Stop { reason }),
@@ -134,6 +159,16 @@ impl TryFrom<Message> for CoordinatorMessage {
             Message::ReferencePoint(point) => {
                 reference_point(&point).map_err(within("reference_point"))?
             }
+            Message::Commit(commit) => {
+                require(commit.step > 0, "commit.step", || "it is 0".to_owned())?;
+                Self::Commit { step: Step(commit.step) }
+            }
+            Message::Regroup(regroup) => {
+                Self::Regroup { committed: Step(regroup.committed_step), reason: regroup.reason }
+            }
+            Message::CheckpointDurable(durable) => {
+                Self::CheckpointDurable { step: Step(durable.step) }
+            }
             Message::Finish(finish) => Self::Finish { path: finish.path },
             Message::Stop(stop) => Self::Stop { reason: stop.reason },
             Message::Abort(abort) => Self::Abort {
@@ -146,13 +181,45 @@ impl TryFrom<Message> for CoordinatorMessage {
 }
 
 fn assignment(place: v1::Assignment) -> Result<CoordinatorMessage, MessageError> {
-    let v1::Assignment { rank, world_size, resume_path } = place;
+    let v1::Assignment { rank, world_size, restore } = place;
     require(rank < world_size, "rank", || format!("{rank} is not in a world of {world_size}"))?;
     Ok(CoordinatorMessage::Assignment {
         rank: Rank(rank),
         world_size,
-        resume_path: Some(resume_path).filter(|path| !path.is_empty()),
+        restore: parse_restore(restore, world_size)?,
     })
+}
+
+fn parse_restore(
+    restore: Option<v1::assignment::Restore>,
+    world_size: u32,
+) -> Result<Restore, MessageError> {
+    use v1::assignment::Restore as Wire;
+    Ok(match restore.ok_or_else(|| MessageError::missing("restore"))? {
+        Wire::Initial(v1::RestoreInitial {}) => Restore::Initial,
+        Wire::Checkpoint(path) => {
+            require(!path.is_empty(), "checkpoint", || "it is empty".to_owned())?;
+            Restore::Checkpoint { path }
+        }
+        Wire::Peer(rank) => {
+            require(rank < world_size, "peer", || {
+                format!("{rank} is not in a world of {world_size}")
+            })?;
+            Restore::Peer { rank: Rank(rank) }
+        }
+        Wire::Kept(v1::RestoreKept {}) => Restore::Kept,
+    })
+}
+
+impl From<Restore> for v1::assignment::Restore {
+    fn from(restore: Restore) -> Self {
+        match restore {
+            Restore::Initial => Self::Initial(v1::RestoreInitial {}),
+            Restore::Checkpoint { path } => Self::Checkpoint(path),
+            Restore::Peer { rank } => Self::Peer(rank.0),
+            Restore::Kept => Self::Kept(v1::RestoreKept {}),
+        }
+    }
 }
 
 fn rendezvous(place: v1::Rendezvous) -> Result<CoordinatorMessage, MessageError> {

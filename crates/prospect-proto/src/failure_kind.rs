@@ -12,6 +12,7 @@ pub(crate) fn parse_failure_kind(number: i32, field: &str) -> Result<FailureKind
         Ok(v1::FailureKind::PeerLost) => Ok(FailureKind::PeerLost),
         Ok(v1::FailureKind::NotFinite) => Ok(FailureKind::NotFinite),
         Ok(v1::FailureKind::Internal) => Ok(FailureKind::Internal),
+        Ok(v1::FailureKind::NoProgress) => Ok(FailureKind::NoProgress),
         Ok(v1::FailureKind::Unspecified) | Err(_) => {
             Err(MessageError::new(field, format!("{number} is no kind of failure")))
         }
@@ -27,6 +28,7 @@ impl From<FailureKind> for v1::FailureKind {
             FailureKind::PeerLost => Self::PeerLost,
             FailureKind::NotFinite => Self::NotFinite,
             FailureKind::Internal => Self::Internal,
+            FailureKind::NoProgress => Self::NoProgress,
         }
     }
 }

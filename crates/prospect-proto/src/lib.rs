@@ -9,6 +9,7 @@ mod refusal;
 mod report;
 mod shard;
 mod status;
+mod step_phase;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -16,7 +17,9 @@ mod worker_message;
 
 pub use coordinator_message::{CoordinatorMessage, ToWorker};
 pub use error::MessageError;
-pub use prospect_core::{FailureKind, Phase, RefusalKind, WorkerState};
+pub use prospect_core::{
+    FailureKind, Phase, RefusalKind, Restore, StepPhase, Weights, WorkerState,
+};
 pub use refusal::Refusal;
 pub use status::{Event, MetricPoint, RunStatus, WorkerStatus};
 pub use worker_message::{FromWorker, WorkerMessage};

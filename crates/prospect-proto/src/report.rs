@@ -2,7 +2,8 @@
 //! here: the run's state machine decides what becomes of them.
 
 use prospect_core::{
-    KlSums, PhaseSeconds, Rank, ReferenceValue, RowId, ShardKind, Step, StepReport, StepSums,
+    KlSums, PartKlSums, PartSums, PhaseSeconds, Rank, ReferenceValue, RowId, ShardKind, Step,
+    StepReport, StepSums,
 };
 
 use crate::error::{require, require_finite};
@@ -104,7 +105,7 @@ impl From<StepReport> for v1::StepReport {
             step: report.step.0,
             kind: v1::ShardKind::from(report.kind).into(),
             eval_index: report.eval_index,
-            sums: Some(report.sums.into()),
+            parts: report.parts.into_iter().map(Into::into).collect(),
             grad_norm: report.grad_norm,
             reference_values: report.reference_values.into_iter().map(Into::into).collect(),
             phase_seconds: Some(report.phase_seconds.into()),
@@ -125,7 +126,7 @@ impl TryFrom<v1::StepReport> for StepReport {
             step: Step(report.step),
             kind,
             eval_index: report.eval_index,
-            sums: report.sums.ok_or_else(|| MessageError::missing("sums"))?.into(),
+            parts: part_list(report.parts, |sums: &PartSums| sums.part)?,
             grad_norm: report.grad_norm,
             reference_values: list(report.reference_values, "reference_values")?,
             phase_seconds: report
@@ -137,10 +138,53 @@ impl TryFrom<v1::StepReport> for StepReport {
     }
 }
 
-impl From<&v1::KlReport> for KlSums {
-    fn from(report: &v1::KlReport) -> Self {
-        Self { sum: report.sum, sum_of_squares: report.sum_of_squares, count: report.count }
+impl From<PartSums> for v1::PartSums {
+    fn from(sums: PartSums) -> Self {
+        Self { part: sums.part, sums: Some(sums.sums.into()) }
     }
+}
+
+impl TryFrom<v1::PartSums> for PartSums {
+    type Error = MessageError;
+
+    fn try_from(sums: v1::PartSums) -> Result<Self, MessageError> {
+        let part = sums.part;
+        Ok(Self { part, sums: sums.sums.ok_or_else(|| MessageError::missing("sums"))?.into() })
+    }
+}
+
+impl From<PartKlSums> for v1::PartKlSums {
+    fn from(PartKlSums { part, sums }: PartKlSums) -> Self {
+        Self { part, sum: sums.sum, sum_of_squares: sums.sum_of_squares, count: sums.count }
+    }
+}
+
+impl TryFrom<v1::PartKlSums> for PartKlSums {
+    type Error = MessageError;
+
+    fn try_from(sums: v1::PartKlSums) -> Result<Self, MessageError> {
+        let v1::PartKlSums { part, sum, sum_of_squares, count } = sums;
+        Ok(Self { part, sums: KlSums { sum, sum_of_squares, count } })
+    }
+}
+
+/// Converts the parts of a rank, which are there and ascend.
+pub(crate) fn part_list<A, B>(
+    items: Vec<A>,
+    part_of: impl Fn(&B) -> u32,
+) -> Result<Vec<B>, MessageError>
+where
+    B: TryFrom<A, Error = MessageError>,
+{
+    let parts: Vec<B> = list(items, "parts")?;
+    require(!parts.is_empty(), "parts", || "a rank has one part at least".to_owned())?;
+    for (idx, pair) in parts.windows(2).enumerate() {
+        let (part, next) = (part_of(&pair[0]), part_of(&pair[1]));
+        require(part < next, &format!("parts[{}].part", idx + 1), || {
+            format!("{next} does not follow {part}")
+        })?;
+    }
+    Ok(parts)
 }
 
 /// Refuses step 0 in training.

@@ -1,9 +1,12 @@
 //! Shards of work, to and from the wire. A shard that comes out of here is
 //! consistent: every index is in range and every sequence is computed once.
 
-use prospect_core::{Label, Microbatch, RowId, Sequence, Shard, ShardKind, Step, Target};
+use prospect_core::{
+    Label, Microbatch, RowId, Sequence, Shard, ShardKind, ShardPart, Step, Target,
+};
 
 use crate::error::{require, require_finite};
+use crate::report::part_list;
 use crate::{MessageError, v1};
 
 /// Reads a shard kind.
@@ -98,12 +101,45 @@ impl From<Shard> for v1::Shard {
             num_examples_global: shard.num_examples_global,
             num_pairs_global: shard.num_pairs_global,
             learning_rate: shard.learning_rate,
-            targets: shard.targets.into_iter().map(Into::into).collect(),
-            mismatched: shard.mismatched.into_iter().map(Into::into).collect(),
-            target_microbatches: microbatches(shard.target_microbatches),
-            mismatched_microbatches: microbatches(shard.mismatched_microbatches),
             checkpoint_after: shard.checkpoint_after,
+            parts: shard.parts.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<ShardPart> for v1::ShardPart {
+    fn from(part: ShardPart) -> Self {
+        Self {
+            part: part.part,
+            targets: part.targets.into_iter().map(Into::into).collect(),
+            mismatched: part.mismatched.into_iter().map(Into::into).collect(),
+            target_microbatches: microbatches(part.target_microbatches),
+            mismatched_microbatches: microbatches(part.mismatched_microbatches),
+        }
+    }
+}
+
+impl TryFrom<v1::ShardPart> for ShardPart {
+    type Error = MessageError;
+
+    fn try_from(part: v1::ShardPart) -> Result<Self, MessageError> {
+        let targets: Vec<Target> = list(part.targets, "targets")?;
+        let mismatched: Vec<Sequence> = list(part.mismatched, "mismatched")?;
+        Ok(Self {
+            part: part.part,
+            target_microbatches: parse_microbatches(
+                part.target_microbatches,
+                targets.len(),
+                "target_microbatches",
+            )?,
+            mismatched_microbatches: parse_microbatches(
+                part.mismatched_microbatches,
+                mismatched.len(),
+                "mismatched_microbatches",
+            )?,
+            targets,
+            mismatched,
+        })
     }
 }
 
@@ -117,15 +153,14 @@ impl TryFrom<v1::Shard> for Shard {
         })?;
         require_finite(shard.epoch, "epoch")?;
         require_finite(shard.learning_rate, "learning_rate")?;
-        let targets: Vec<Target> = list(shard.targets, "targets")?;
-        let mismatched: Vec<Sequence> = list(shard.mismatched, "mismatched")?;
-        require(
-            targets.len() <= shard.num_examples_global as usize,
-            "num_examples_global",
-            || format!("{} is less than the shard's {}", shard.num_examples_global, targets.len()),
-        )?;
-        require(mismatched.len() <= shard.num_pairs_global as usize, "num_pairs_global", || {
-            format!("{} is less than the shard's {}", shard.num_pairs_global, mismatched.len())
+        let parts = part_list(shard.parts, |part: &ShardPart| part.part)?;
+        let num_targets: usize = parts.iter().map(|part| part.targets.len()).sum();
+        let num_mismatched: usize = parts.iter().map(|part| part.mismatched.len()).sum();
+        require(num_targets <= shard.num_examples_global as usize, "num_examples_global", || {
+            format!("{} is less than the shard's {num_targets}", shard.num_examples_global)
+        })?;
+        require(num_mismatched <= shard.num_pairs_global as usize, "num_pairs_global", || {
+            format!("{} is less than the shard's {num_mismatched}", shard.num_pairs_global)
         })?;
         Ok(Self {
             step: Step(shard.step),
@@ -135,19 +170,8 @@ impl TryFrom<v1::Shard> for Shard {
             num_examples_global: shard.num_examples_global,
             num_pairs_global: shard.num_pairs_global,
             learning_rate: shard.learning_rate,
-            target_microbatches: parse_microbatches(
-                shard.target_microbatches,
-                targets.len(),
-                "target_microbatches",
-            )?,
-            mismatched_microbatches: parse_microbatches(
-                shard.mismatched_microbatches,
-                mismatched.len(),
-                "mismatched_microbatches",
-            )?,
-            targets,
-            mismatched,
             checkpoint_after: shard.checkpoint_after,
+            parts,
         })
     }
 }

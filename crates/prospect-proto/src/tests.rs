@@ -6,9 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use prospect_core::{
-    Generation, Incarnation, KlSums, Label, PhaseSeconds, Rank, ReferencePoint, ReferenceValue,
-    RowId, RunId, Sequence, Shard, ShardKind, Step, StepMetrics, StepReport, StepSums, Target,
-    WorkerId,
+    Generation, Incarnation, KlSums, Label, PartKlSums, PartSums, PhaseSeconds, Rank,
+    ReferencePoint, ReferenceValue, RowId, RunId, Sequence, Shard, ShardKind, ShardPart, Step,
+    StepMetrics, StepReport, StepSums, Target, WorkerId,
 };
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -47,10 +47,13 @@ fn shard() -> Shard {
         num_examples_global: 4,
         num_pairs_global: 2,
         learning_rate: 1e-5,
-        targets: vec![target(0), target(1)],
-        mismatched: vec![sequence(2)],
-        target_microbatches: vec![vec![1], vec![0]],
-        mismatched_microbatches: vec![vec![0]],
+        parts: vec![ShardPart {
+            part: 2,
+            targets: vec![target(0), target(1)],
+            mismatched: vec![sequence(2)],
+            target_microbatches: vec![vec![1], vec![0]],
+            mismatched_microbatches: vec![vec![0]],
+        }],
         checkpoint_after: true,
         ..Shard::default()
     }
@@ -102,11 +105,17 @@ prop_compose! {
             num_examples_global: 2 * targets.len() as u32,
             num_pairs_global: mismatched.len() as u32,
             learning_rate: numbers.1,
-            target_microbatches: singly(targets.len()),
-            mismatched_microbatches: together(mismatched.len()),
-            targets,
-            mismatched,
             checkpoint_after: numbers.2,
+            parts: vec![
+                ShardPart::default(),
+                ShardPart {
+                    part: 5,
+                    target_microbatches: singly(targets.len()),
+                    mismatched_microbatches: together(mismatched.len()),
+                    targets,
+                    mismatched,
+                },
+            ],
         }
     }
 }
@@ -121,7 +130,7 @@ prop_compose! {
     ) -> StepReport {
         StepReport {
             step: Step(step),
-            sums: StepSums {
+            parts: vec![PartSums { part: 3, sums: StepSums {
                 loss: sums[0],
                 num_desirable: counts.0,
                 num_undesirable: counts.1,
@@ -134,7 +143,7 @@ prop_compose! {
                 num_tokens: counts.3,
                 num_mismatched_tokens: counts.4,
                 flops: sums[6],
-            },
+            }}],
             grad_norm: times[0],
             reference_values: values
                 .into_iter()
@@ -187,25 +196,41 @@ fn every_worker_message_survives_the_wire() {
     let sums = KlSums { sum: 1.5, sum_of_squares: 4.0, count: 3 };
     let text = || "some text".to_owned();
     let mut messages = vec![
-        WorkerMessage::Hello,
-        WorkerMessage::Heartbeat { step: Step(4) },
-        WorkerMessage::StoreReady { host: "10.0.0.1".into(), port: 29500 },
-        WorkerMessage::Ready {
+        WorkerMessage::Hello { weights: None },
+        WorkerMessage::Hello { weights: Some(Weights { done: Step(4), pending: Some(Step(5)) }) },
+        WorkerMessage::Loaded {
             model_digest: text(),
-            resumed_step: Step(2),
             num_parameters: 135_000_000,
             peak_flops_per_second: Some(1e15),
         },
-        WorkerMessage::KlReport { step: Step(1), kind: ShardKind::Eval, eval_index: 2, sums },
-        WorkerMessage::StepReport(StepReport { step: Step(9), ..StepReport::default() }),
-        WorkerMessage::CheckpointSaved { step: Step(5), path: text(), manifest_sha256: text() },
-        WorkerMessage::FinalSaved { path: text() },
+        WorkerMessage::Standing { step: Step(4) },
+        WorkerMessage::Ready { step: Step(2) },
+        WorkerMessage::StoreReady { host: "10.0.0.1".into(), port: 29500 },
+        WorkerMessage::KlReport {
+            step: Step(1),
+            kind: ShardKind::Eval,
+            eval_index: 2,
+            parts: vec![PartKlSums { part: 1, sums }, PartKlSums { part: 4, sums }],
+        },
+        WorkerMessage::StepReport(StepReport {
+            step: Step(9),
+            parts: vec![PartSums::default()],
+            ..StepReport::default()
+        }),
+        WorkerMessage::CheckpointWritten { step: Step(5), path: text(), manifest_sha256: text() },
+        WorkerMessage::CheckpointFailed { step: Step(5), message: text() },
+        WorkerMessage::FinalWritten { path: text() },
         WorkerMessage::Leave { reason: text() },
     ];
     messages.extend(FailureKind::ALL.map(|kind| WorkerMessage::Failure {
         step: Step(3),
         message: text(),
         kind,
+    }));
+    messages.extend(StepPhase::ALL.map(|phase| WorkerMessage::Heartbeat {
+        step: Step(4),
+        phase,
+        progress: 9,
     }));
     for message in messages {
         check::<FromWorker, v1::SessionRequest>(&FromWorker {
@@ -220,11 +245,13 @@ fn every_worker_message_survives_the_wire() {
 #[test]
 fn sums_that_are_not_finite_reach_the_state_machine() {
     let sums = KlSums { sum: f64::NAN, sum_of_squares: f64::INFINITY, count: 1 };
+    let parts = vec![PartKlSums { part: 0, sums }];
     let message =
-        WorkerMessage::KlReport { step: Step(1), kind: ShardKind::Train, eval_index: 0, sums };
-    let WorkerMessage::KlReport { sums, .. } = Request::from(message).try_into().unwrap() else {
+        WorkerMessage::KlReport { step: Step(1), kind: ShardKind::Train, eval_index: 0, parts };
+    let WorkerMessage::KlReport { parts, .. } = Request::from(message).try_into().unwrap() else {
         panic!("the message became another one");
     };
+    let sums = parts[0].sums;
     assert!(sums.sum.is_nan() && sums.sum_of_squares.is_infinite());
 }
 
@@ -233,10 +260,15 @@ fn every_coordinator_message_survives_the_wire() {
     let point = ReferencePoint { z0: 0.5, raw: 0.5, standard_error: 0.1, num_pairs: 8 };
     let reason = || "why".to_owned();
     let assignment =
-        |resume_path| CoordinatorMessage::Assignment { rank: Rank(1), world_size: 2, resume_path };
+        |restore| CoordinatorMessage::Assignment { rank: Rank(1), world_size: 2, restore };
     let mut messages = vec![
-        assignment(None),
-        assignment(Some("checkpoints/step-000100".into())),
+        assignment(Restore::Initial),
+        assignment(Restore::Checkpoint { path: "checkpoints/step-000100".into() }),
+        assignment(Restore::Peer { rank: Rank(1) }),
+        assignment(Restore::Kept),
+        CoordinatorMessage::Commit { step: Step(7) },
+        CoordinatorMessage::Regroup { committed: Step(7), reason: reason() },
+        CoordinatorMessage::CheckpointDurable { step: Step(5) },
         CoordinatorMessage::Rendezvous { host: "::1".into(), port: 1, prefix: "g1".into() },
         CoordinatorMessage::Shard(Box::new(shard())),
         CoordinatorMessage::ReferencePoint {
@@ -269,6 +301,9 @@ fn status_survives_the_wire() {
             step: Step(4),
             heartbeat_age: Duration::from_millis(250),
             peak_memory_bytes: 1 << 30,
+            activity: "scoring".into(),
+            slowdown: Some(1.25),
+            is_straggler: true,
         };
         check::<RunStatus, v1::RunStatus>(&RunStatus {
             run_id: RunId("run".into()),
@@ -286,6 +321,10 @@ fn status_survives_the_wire() {
             eval_metrics: None,
             workers: vec![worker.clone(), WorkerStatus { rank: None, ..worker }],
             run_dir: "runs/a".into(),
+            attempt: 2,
+            num_losses: 3,
+            num_failed_checkpoints: 1,
+            effective_time_ratio: Some(0.9),
         });
     }
 }

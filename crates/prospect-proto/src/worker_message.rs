@@ -1,11 +1,14 @@
 //! What a worker says in a session.
 
-use prospect_core::{Generation, Incarnation, KlSums, ShardKind, Step, StepReport, WorkerId};
+use prospect_core::{
+    Generation, Incarnation, PartKlSums, ShardKind, Step, StepPhase, StepReport, Weights, WorkerId,
+};
 
 use crate::error::require;
 use crate::failure_kind::parse_failure_kind;
-use crate::report::require_step;
+use crate::report::{part_list, require_step};
 use crate::shard::parse_kind;
+use crate::step_phase::parse_step_phase;
 use crate::v1::session_request::Message;
 use crate::{FailureKind, MessageError, v1};
 
@@ -26,11 +29,27 @@ pub struct FromWorker {
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerMessage {
     /// First message of a session.
-    Hello,
+    Hello {
+        /// What it has in memory, where it has done steps of the run.
+        weights: Option<Weights>,
+    },
     /// Sign of life.
     Heartbeat {
         /// Step being worked on, 0 before the first.
         step: Step,
+        /// What is being done there.
+        phase: StepPhase,
+        /// Grows with every piece of work that is done.
+        progress: u64,
+    },
+    /// The model is in memory.
+    Loaded {
+        /// Digest of the model directory that was loaded.
+        model_digest: String,
+        /// Parameters of the policy.
+        num_parameters: u64,
+        /// Dense peak rate of the device, where it is known.
+        peak_flops_per_second: Option<f64>,
     },
     /// Rank 0's store listens.
     StoreReady {
@@ -39,16 +58,15 @@ pub enum WorkerMessage {
         /// Port of the store.
         port: u16,
     },
-    /// Model loaded, process group formed.
+    /// It has left its peers and stands by.
+    Standing {
+        /// Step that its weights are the result of.
+        step: Step,
+    },
+    /// It has met its peers and has the weights that the world begins with.
     Ready {
-        /// Digest of the model directory that was loaded.
-        model_digest: String,
-        /// Step of the checkpoint that was loaded, 0 for none.
-        resumed_step: Step,
-        /// Parameters of the policy.
-        num_parameters: u64,
-        /// Dense peak rate of the device, where it is known.
-        peak_flops_per_second: Option<f64>,
+        /// Step that the weights are the result of.
+        step: Step,
     },
     /// A rank's part of the KL estimate.
     KlReport {
@@ -58,23 +76,30 @@ pub enum WorkerMessage {
         kind: ShardKind,
         /// Number of the evaluation shard; 0 in training.
         eval_index: u32,
-        /// The sums, which may be infinite or no numbers.
-        sums: KlSums,
+        /// The sums of the rank's parts, ascending; they may be infinite or no numbers.
+        parts: Vec<PartKlSums>,
     },
     /// A step is done. The rank is the receiver's to fill in.
     StepReport(StepReport),
-    /// A checkpoint is complete and durable.
-    CheckpointSaved {
+    /// A checkpoint lies complete and durable beside its place.
+    CheckpointWritten {
         /// Step after which it was taken.
         step: Step,
-        /// Its directory, relative to the run directory.
+        /// The directory that was written, relative to the run directory.
         path: String,
         /// SHA-256 of its manifest.
         manifest_sha256: String,
     },
-    /// The trained model is complete and durable.
-    FinalSaved {
-        /// Its directory, relative to the run directory.
+    /// A checkpoint could not be written.
+    CheckpointFailed {
+        /// Step after which it was to be taken.
+        step: Step,
+        /// What happened.
+        message: String,
+    },
+    /// The trained model lies complete and durable beside its place.
+    FinalWritten {
+        /// The directory that was written, relative to the run directory.
         path: String,
     },
     /// The worker cannot go on.
@@ -122,37 +147,38 @@ impl TryFrom<v1::SessionRequest> for FromWorker {
 impl From<WorkerMessage> for Message {
     fn from(message: WorkerMessage) -> Self {
         match message {
-            WorkerMessage::Hello => Self::Hello(v1::Hello {}),
-            WorkerMessage::Heartbeat { step } => Self::Heartbeat(v1::Heartbeat { step: step.0 }),
+            WorkerMessage::Hello { weights } => {
+                Self::Hello(v1::Hello { weights: weights.map(Into::into) })
+            }
+            WorkerMessage::Heartbeat { step, phase, progress } => {
+                let phase = v1::StepPhase::from(phase).into();
+                Self::Heartbeat(v1::Heartbeat { step: step.0, phase, progress })
+            }
+            WorkerMessage::Loaded { model_digest, num_parameters, peak_flops_per_second } => {
+                Self::Loaded(v1::Loaded { model_digest, num_parameters, peak_flops_per_second })
+            }
             WorkerMessage::StoreReady { host, port } => {
                 Self::StoreReady(v1::StoreReady { host, port: port.into() })
             }
-            WorkerMessage::Ready {
-                model_digest,
-                resumed_step,
-                num_parameters,
-                peak_flops_per_second,
-            } => Self::Ready(v1::Ready {
-                model_digest,
-                resumed_step: resumed_step.0,
-                num_parameters,
-                peak_flops_per_second,
-            }),
-            WorkerMessage::KlReport { step, kind, eval_index, sums } => {
+            WorkerMessage::Standing { step } => Self::Standing(v1::Standing { step: step.0 }),
+            WorkerMessage::Ready { step } => Self::Ready(v1::Ready { step: step.0 }),
+            WorkerMessage::KlReport { step, kind, eval_index, parts } => {
                 Self::KlReport(v1::KlReport {
                     step: step.0,
                     kind: v1::ShardKind::from(kind).into(),
-                    sum: sums.sum,
-                    sum_of_squares: sums.sum_of_squares,
-                    count: sums.count,
                     eval_index,
+                    parts: parts.into_iter().map(Into::into).collect(),
                 })
             }
             WorkerMessage::StepReport(report) => Self::StepReport(report.into()),
-            WorkerMessage::CheckpointSaved { step, path, manifest_sha256 } => {
-                Self::CheckpointSaved(v1::CheckpointSaved { step: step.0, path, manifest_sha256 })
+            WorkerMessage::CheckpointWritten { step, path, manifest_sha256 } => {
+                let step = step.0;
+                Self::CheckpointWritten(v1::CheckpointWritten { step, path, manifest_sha256 })
             }
-            WorkerMessage::FinalSaved { path } => Self::FinalSaved(v1::FinalSaved { path }),
+            WorkerMessage::CheckpointFailed { step, message } => {
+                Self::CheckpointFailed(v1::CheckpointFailed { step: step.0, message })
+            }
+            WorkerMessage::FinalWritten { path } => Self::FinalWritten(v1::FinalWritten { path }),
             WorkerMessage::Failure { step, message, kind } => Self::Failure(v1::Failure {
                 step: step.0,
                 message,
@@ -168,25 +194,34 @@ impl TryFrom<Message> for WorkerMessage {
 
     fn try_from(message: Message) -> Result<Self, MessageError> {
         Ok(match message {
-            Message::Hello(v1::Hello {}) => Self::Hello,
-            Message::Heartbeat(heartbeat) => Self::Heartbeat { step: Step(heartbeat.step) },
-            Message::StoreReady(store) => store_ready(store).map_err(in_field("store_ready"))?,
-            Message::Ready(ready) => Self::Ready {
-                model_digest: ready.model_digest,
-                resumed_step: Step(ready.resumed_step),
-                num_parameters: ready.num_parameters,
-                peak_flops_per_second: ready.peak_flops_per_second,
+            Message::Hello(hello) => Self::Hello { weights: hello.weights.map(Into::into) },
+            Message::Heartbeat(heartbeat) => Self::Heartbeat {
+                step: Step(heartbeat.step),
+                phase: parse_step_phase(heartbeat.phase, "heartbeat.phase")?,
+                progress: heartbeat.progress,
             },
-            Message::KlReport(report) => kl_report(&report).map_err(in_field("kl_report"))?,
+            Message::Loaded(loaded) => Self::Loaded {
+                model_digest: loaded.model_digest,
+                num_parameters: loaded.num_parameters,
+                peak_flops_per_second: loaded.peak_flops_per_second,
+            },
+            Message::StoreReady(store) => store_ready(store).map_err(in_field("store_ready"))?,
+            Message::Standing(standing) => Self::Standing { step: Step(standing.step) },
+            Message::Ready(ready) => Self::Ready { step: Step(ready.step) },
+            Message::KlReport(report) => kl_report(report).map_err(in_field("kl_report"))?,
             Message::StepReport(report) => {
                 Self::StepReport(report.try_into().map_err(in_field("step_report"))?)
             }
-            Message::CheckpointSaved(saved) => {
-                require(saved.step > 0, "checkpoint_saved.step", || "it is 0".to_owned())?;
-                let v1::CheckpointSaved { step, path, manifest_sha256 } = saved;
-                Self::CheckpointSaved { step: Step(step), path, manifest_sha256 }
+            Message::CheckpointWritten(written) => {
+                let v1::CheckpointWritten { step, path, manifest_sha256 } = written;
+                require(step > 0, "checkpoint_written.step", || "it is 0".to_owned())?;
+                Self::CheckpointWritten { step: Step(step), path, manifest_sha256 }
             }
-            Message::FinalSaved(saved) => Self::FinalSaved { path: saved.path },
+            Message::CheckpointFailed(failed) => {
+                require(failed.step > 0, "checkpoint_failed.step", || "it is 0".to_owned())?;
+                Self::CheckpointFailed { step: Step(failed.step), message: failed.message }
+            }
+            Message::FinalWritten(written) => Self::FinalWritten { path: written.path },
             Message::Failure(failure) => Self::Failure {
                 kind: parse_failure_kind(failure.kind, "failure.kind")?,
                 step: Step(failure.step),
@@ -194,6 +229,20 @@ impl TryFrom<Message> for WorkerMessage {
             },
             Message::Leave(leave) => Self::Leave { reason: leave.reason },
         })
+    }
+}
+
+impl From<Weights> for v1::Weights {
+    fn from(weights: Weights) -> Self {
+        let pending_step = weights.pending.unwrap_or_default().0;
+        Self { step: weights.done.0, pending_step }
+    }
+}
+
+impl From<v1::Weights> for Weights {
+    fn from(weights: v1::Weights) -> Self {
+        let pending = Some(Step(weights.pending_step)).filter(|step| step.0 > 0);
+        Self { done: Step(weights.step), pending }
     }
 }
 
@@ -209,13 +258,13 @@ fn store_ready(store: v1::StoreReady) -> Result<WorkerMessage, MessageError> {
     Ok(WorkerMessage::StoreReady { host: store.host, port })
 }
 
-fn kl_report(report: &v1::KlReport) -> Result<WorkerMessage, MessageError> {
+fn kl_report(report: v1::KlReport) -> Result<WorkerMessage, MessageError> {
     let kind = parse_kind(report.kind, "kind")?;
     require_step(report.step, kind)?;
     Ok(WorkerMessage::KlReport {
         step: Step(report.step),
         kind,
         eval_index: report.eval_index,
-        sums: report.into(),
+        parts: part_list(report.parts, |sums: &PartKlSums| sums.part)?,
     })
 }

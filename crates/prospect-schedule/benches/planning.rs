@@ -11,8 +11,8 @@ use prospect_schedule::{EpochOrder, PlanOptions, RowFacts, plan_step};
 /// Rows of the data set.
 const NUM_ROWS: u64 = 1_000_000;
 
-/// Global batch and number of ranks.
-const WORLDS: [(u32, u32); 6] =
+/// Global batch and number of parts.
+const SIZES: [(u32, u32); 6] =
     [(1024, 1), (1024, 64), (1024, 1024), (8192, 1), (8192, 64), (8192, 1024)];
 
 static ROWS: LazyLock<Vec<RowFacts>> = LazyLock::new(|| (0..NUM_ROWS).map(row).collect());
@@ -36,15 +36,15 @@ fn epoch_order(bencher: Bencher<'_, '_>, order: Order) {
     });
 }
 
-/// One step after the other, for all ranks together. Items are the rows of the batch.
-#[divan::bench(args = WORLDS, max_time = 1)]
-fn step(bencher: Bencher<'_, '_>, (batch, num_ranks): (u32, u32)) {
+/// One step after the other, for all parts together. Items are the rows of the batch.
+#[divan::bench(args = SIZES, max_time = 1)]
+fn step(bencher: Bencher<'_, '_>, (batch, num_parts): (u32, u32)) {
     let options = options(batch);
     let order = EpochOrder::new(&*ROWS, &options, 0);
     let mut step = 0;
     bencher.counter(ItemsCount::new(batch)).bench_local(|| {
         step = step % order.steps_per_epoch() + 1;
-        plan_step(&order, &*ROWS, &options, Step(step), num_ranks)
+        plan_step(&order, &*ROWS, &options, Step(step), num_parts)
     });
 }
 

@@ -1,12 +1,12 @@
-//! Who computes what: slots go to ranks balanced by tokens, and each rank's
-//! sequences are packed into microbatches.
+//! What is computed together: slots go to parts balanced by tokens, and each
+//! part's sequences are packed into microbatches.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use prospect_core::Microbatch;
 
-use crate::RankPlan;
+use crate::PartPlan;
 
 /// Tokens of a slot's sequences.
 #[derive(Clone, Copy, Debug)]
@@ -17,41 +17,41 @@ pub(crate) struct Item {
     pub(crate) mismatched: Option<u32>,
 }
 
-/// Gives every slot to one rank, its target and its mismatched sequence
-/// together: longest first, each to the rank with the least tokens so far
-/// (Graham 1969), the lower slot and the lower rank where costs are equal. No
-/// rank then holds more than the mean and the longest slot together.
-pub(crate) fn assign(items: &[Item], world_size: u32, microbatch_tokens: u32) -> Vec<RankPlan> {
+/// Gives every slot to one part, its target and its mismatched sequence
+/// together: longest first, each to the part with the least tokens so far
+/// (Graham 1969), the lower slot and the lower part where costs are equal. No
+/// part then holds more than the mean and the longest slot together.
+pub(crate) fn assign(items: &[Item], num_parts: u32, microbatch_tokens: u32) -> Vec<PartPlan> {
     let mut slots: Vec<u32> = (0..items.len() as u32).collect();
     slots.sort_by_key(|&slot| (Reverse(items[slot as usize].cost()), slot));
 
-    let mut ranks = vec![RankPlan::default(); world_size as usize];
+    let mut parts = vec![PartPlan::default(); num_parts as usize];
     let mut loads: BinaryHeap<Reverse<(u64, u32)>> =
-        (0..world_size).map(|rank| Reverse((0, rank))).collect();
+        (0..num_parts).map(|part| Reverse((0, part))).collect();
     for slot in slots {
         let Some(mut least) = loads.peek_mut() else { break };
-        let Reverse((load, rank)) = *least;
-        *least = Reverse((load + items[slot as usize].cost(), rank));
-        ranks[rank as usize].slots.push(slot);
+        let Reverse((load, part)) = *least;
+        *least = Reverse((load + items[slot as usize].cost(), part));
+        parts[part as usize].slots.push(slot);
     }
-    for rank in &mut ranks {
-        pack_rank(rank, items, microbatch_tokens);
+    for part in &mut parts {
+        pack_part(part, items, microbatch_tokens);
     }
-    ranks
+    parts
 }
 
-/// Completes a rank's plan from its slots.
-fn pack_rank(rank: &mut RankPlan, items: &[Item], microbatch_tokens: u32) {
-    rank.slots.sort_unstable();
-    let targets: Vec<u32> = rank.slots.iter().map(|&slot| items[slot as usize].target).collect();
-    let (mismatched, lengths): (Vec<u32>, Vec<u32>) = rank
+/// Completes a part's plan from its slots.
+fn pack_part(part: &mut PartPlan, items: &[Item], microbatch_tokens: u32) {
+    part.slots.sort_unstable();
+    let targets: Vec<u32> = part.slots.iter().map(|&slot| items[slot as usize].target).collect();
+    let (mismatched, lengths): (Vec<u32>, Vec<u32>) = part
         .slots
         .iter()
         .filter_map(|&slot| items[slot as usize].mismatched.map(|length| (slot, length)))
         .unzip();
-    rank.target_microbatches = pack(&targets, microbatch_tokens);
-    rank.mismatched_microbatches = pack(&lengths, microbatch_tokens);
-    rank.mismatched = mismatched;
+    part.target_microbatches = pack(&targets, microbatch_tokens);
+    part.mismatched_microbatches = pack(&lengths, microbatch_tokens);
+    part.mismatched = mismatched;
 }
 
 /// Fills microbatches with sequences, longest first, so that the first one shows

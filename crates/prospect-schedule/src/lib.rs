@@ -14,4 +14,4 @@ mod tables;
 
 pub use index::{RowFacts, RowIndex};
 pub use order::EpochOrder;
-pub use plan::{PlanOptions, RankPlan, StepPlan, plan_eval, plan_step};
+pub use plan::{PartPlan, PlanOptions, StepPlan, plan_eval, plan_step};

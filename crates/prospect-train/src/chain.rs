@@ -13,6 +13,7 @@ use crate::TrainError;
 use crate::batch::PackedBatch;
 use crate::head::{self, HeadGradient, HeadVisit, TILE_BYTES, Visits};
 use crate::parameters::Parameters;
+use crate::progress::Progress;
 use crate::reduction::Reduction;
 
 /// A forward pass that waits for its coefficients.
@@ -33,7 +34,7 @@ pub(crate) struct ForwardPass {
 
 /// Log-probabilities of the completions, one per sequence, without gradient.
 pub(crate) fn score_batch(
-    model: &CausalLm,
+    (model, progress): (&CausalLm, &Progress),
     sequences: &[&Sequence],
 ) -> Result<Vec<f64>, TrainError> {
     let _no_grad = tch::no_grad_guard();
@@ -41,6 +42,7 @@ pub(crate) fn score_batch(
     let mut hidden_th = model.embed(&batch.token_ids_t)?;
     for idx in 0..model.config().num_layers {
         hidden_th = model.block(idx, &hidden_th, &batch.layout)?;
+        progress.tick();
     }
     let final_nh = hidden_th.f_index_select(0, &batch.positions_n)?;
     drop(hidden_th);
@@ -54,7 +56,7 @@ pub(crate) fn score_batch(
 impl ForwardPass {
     /// Computes the log-probabilities and keeps what the backward pass needs.
     pub(crate) fn new(
-        model: &CausalLm,
+        (model, progress): (&CausalLm, &Progress),
         sequences: &[&Sequence],
         recompute: Recompute,
     ) -> Result<Self, TrainError> {
@@ -77,6 +79,7 @@ impl ForwardPass {
             if recompute == Recompute::None {
                 outputs_th.push(output_th);
             }
+            progress.tick();
         }
         let final_nh = leaf(&hidden_th.f_detach()?.f_index_select(0, &batch.positions_n)?)?;
         let normed_nh = model.final_norm(&final_nh)?;
@@ -96,7 +99,7 @@ impl ForwardPass {
     /// and each segment's sum over ranks starts as soon as they are there.
     pub(crate) fn backward(
         mut self,
-        model: &CausalLm,
+        (model, progress): (&CausalLm, &Progress),
         parameters: &Parameters,
         coefficients: &[f64],
         mut reduction: Option<&mut Reduction<'_>>,
@@ -114,6 +117,7 @@ impl ForwardPass {
                 None => model.block(idx, &input_th, &self.batch.layout)?,
             };
             gradient_th = segment_vjp(parameters, idx + 1, output_th, input_th, gradient_th)?;
+            progress.tick();
         }
         if let Some(reduction) = reduction.as_deref_mut() {
             reduction.start_from(1, parameters)?;

@@ -1,14 +1,14 @@
 //! What can go wrong in a step, with the operands, and what each failure means for the run.
 
-use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use prospect_core::{ExitCode, FailureKind, RowId, Step};
+use prospect_core::{ExitCode, FailureKind, RowId, ShardKind, Step};
 use prospect_libtorch::LibtorchError;
 use prospect_model::{ErrorClass, ModelError};
 
-use crate::ExchangeError;
+use crate::{Drift, ExchangeError, NotFinite};
 
 /// Why a trainer could not be made, a step not be done or its state not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,48 @@ pub enum TrainError {
     /// A log-ratio, loss or gradient is not finite. The weights have not moved.
     #[error(transparent)]
     NotFinite(Box<NotFinite>),
+    /// The weights themselves are not finite: nothing of them is saved.
+    #[error(
+        "{name} holds values that are not finite after step {step}, and is not saved; lower train.learning_rate"
+    )]
+    NotFiniteWeights {
+        /// The step that they are the result of.
+        step: Step,
+        /// The first tensor with such a value.
+        name: String,
+    },
+    /// Policy and reference are the same model and nothing has moved yet, but they disagree.
+    #[error(transparent)]
+    Drift(Box<Drift>),
+    /// Something that needs ranks was asked of a trainer in no world.
+    #[error("the trainer is in no world; enter one first")]
+    NoWorld,
+    /// A shard came out of turn.
+    #[error("the {} shard of step {found} cannot be computed with the weights of step {done}", kind_name(*kind))]
+    OutOfTurn {
+        /// Of the shard.
+        kind: ShardKind,
+        /// The shard's step.
+        found: Step,
+        /// The step that the weights are the result of.
+        done: Step,
+    },
+    /// A step was to move the weights whose gradient is not there.
+    #[error("step {step} cannot move the weights: {}", pending_text(*pending))]
+    NotPending {
+        /// The step.
+        step: Step,
+        /// The step whose gradient is there.
+        pending: Option<Step>,
+    },
+    /// The ranks of a world do not hold the same state.
+    #[error("rank {rank} does not hold what rank 0 holds: rank 0 is at step {}, rank {rank} at step {}{}; resume from a checkpoint", steps[0], steps[1], if steps[0] == steps[1] { " with other bits" } else { "" })]
+    Unequal {
+        /// The first rank that differs from rank 0.
+        rank: usize,
+        /// The steps of rank 0 and of that rank.
+        steps: [Step; 2],
+    },
     /// A file or directory could not be written or read.
     #[error("cannot {action} {}: {source}", path.display())]
     Storage {
@@ -137,40 +179,17 @@ pub enum ShardProblem {
         /// Size of the vocabulary.
         vocab_size: i64,
     },
+    /// The parts are not those that this rank does.
+    #[error("it has the parts {found:?}, but this rank does {expected:?}")]
+    WrongParts {
+        /// The parts' numbers.
+        found: Vec<u32>,
+        /// What they have to be.
+        expected: Range<u32>,
+    },
     /// A rank has work in a step without examples.
     #[error("it has targets, but its global batch has no examples")]
     NoExamples,
-}
-
-/// Where a step stopped because a number was not finite.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NotFinite {
-    /// The step.
-    pub step: Step,
-    /// The rank that says this.
-    pub rank: usize,
-    /// Ranks with examples whose log-probabilities are not finite; this rank alone where the
-    /// others could not be asked.
-    pub ranks: Vec<usize>,
-    /// This rank's examples whose log-probabilities are not finite.
-    pub examples: Vec<NotFiniteExample>,
-    /// The reference point before the clamp.
-    pub reference_point: f64,
-    /// Norm of the global gradient, where it was reached.
-    pub grad_norm: Option<f64>,
-}
-
-/// A sequence whose log-ratio is not finite.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NotFiniteExample {
-    /// Row of the prompt.
-    pub prompt_row: RowId,
-    /// Row of the completion.
-    pub completion_row: RowId,
-    /// Under the policy, in nats.
-    pub policy_log_prob: f64,
-    /// Under the reference, in nats.
-    pub reference_log_prob: f64,
 }
 
 impl TrainError {
@@ -181,10 +200,14 @@ impl TrainError {
             Self::Vocabulary { .. } | Self::Incompatible { .. } => FailureKind::Configuration,
             Self::Libtorch(source) => libtorch_kind(source),
             Self::Exchange(_) | Self::Peer { .. } => FailureKind::PeerLost,
-            Self::NotFinite(_) => FailureKind::NotFinite,
+            Self::NotFinite(_) | Self::NotFiniteWeights { .. } => FailureKind::NotFinite,
             Self::Storage { .. } => FailureKind::Storage,
-            Self::Damaged { .. } => FailureKind::Corrupt,
-            Self::Tensor(_) | Self::Shard { .. } => FailureKind::Internal,
+            Self::Damaged { .. } | Self::Drift(_) | Self::Unequal { .. } => FailureKind::Corrupt,
+            Self::Tensor(_)
+            | Self::Shard { .. }
+            | Self::NoWorld
+            | Self::OutOfTurn { .. }
+            | Self::NotPending { .. } => FailureKind::Internal,
         }
     }
 
@@ -205,33 +228,24 @@ impl TrainError {
     }
 }
 
-impl fmt::Display for NotFinite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "step {} on rank {} is not finite", self.step, self.rank)?;
-        if let Some(norm) = self.grad_norm {
-            write!(f, ": gradient norm {norm}")?;
-        }
-        write!(f, ", reference point {}", self.reference_point)?;
-        for example in &self.examples {
-            write!(
-                f,
-                "; prompt row {} with completion row {}: log-probability {} under the policy, {} under the reference",
-                example.prompt_row,
-                example.completion_row,
-                example.policy_log_prob,
-                example.reference_log_prob,
-            )?;
-        }
-        let others: Vec<usize> =
-            self.ranks.iter().copied().filter(|&rank| rank != self.rank).collect();
-        if !others.is_empty() {
-            write!(f, "; also see the logs of ranks {others:?}")?;
-        }
-        f.write_str("; the weights have not moved: lower train.learning_rate or look at these rows")
+/// Passes a place at which a test may want something to happen.
+pub(crate) fn failpoint(name: &'static str) -> Result<(), TrainError> {
+    prospect_core::failpoint::hit(name).map_err(TrainError::storage("pass", Path::new(name)))
+}
+
+fn kind_name(kind: ShardKind) -> &'static str {
+    match kind {
+        ShardKind::Train => "training",
+        ShardKind::Eval => "evaluation",
     }
 }
 
-impl std::error::Error for NotFinite {}
+fn pending_text(pending: Option<Step>) -> String {
+    match pending {
+        Some(step) => format!("the gradient that is ready is that of step {step}"),
+        None => "no gradient is ready".to_owned(),
+    }
+}
 
 fn model_kind(error: &ModelError) -> FailureKind {
     match error.class() {

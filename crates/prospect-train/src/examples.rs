@@ -1,44 +1,69 @@
-//! From log-probabilities to loss terms: what the objective says of each sequence, added up, and
-//! what is not finite, by name.
+//! From log-probabilities to loss terms: what the objective says of each sequence, added up part
+//! by part, and what is not finite or has drifted, by name.
 
-use prospect_core::{KlSums, ReferencePoint, ReferenceValue, Sequence, Shard, StepSums};
+use prospect_core::{
+    KlSums, Label, PartKlSums, PartSums, ReferencePoint, ReferenceValue, Sequence, Shard, ShardPart,
+};
 
-use crate::{ExampleLogProbs, NotFiniteExample, Objective};
+use crate::drift::{DriftCheck, Packing};
+use crate::{ExampleLogProbs, NotFiniteExample, Objective, TrainError};
 
 /// Log-probabilities under the reference, known or computed in this step.
 pub(crate) struct References {
-    /// Per target.
-    pub(crate) targets: Vec<f64>,
-    /// Per mismatched sequence.
-    pub(crate) mismatched: Vec<f64>,
+    /// Per part of the shard.
+    pub(crate) parts: Vec<PartReferences>,
     /// Those that were computed.
     pub(crate) computed: Vec<ReferenceValue>,
 }
 
-/// What a step adds up while it goes through its sequences.
-#[derive(Default)]
+/// Log-probabilities under the reference, each with what it was packed with.
+pub(crate) struct PartReferences {
+    /// Per target.
+    pub(crate) targets: Vec<(f64, Packing)>,
+    /// Per mismatched sequence.
+    pub(crate) mismatched: Vec<(f64, Packing)>,
+}
+
+/// What a step adds up while it goes through its sequences. Parts are named by their place in the
+/// shard.
 pub(crate) struct Tally {
-    pub(crate) sums: StepSums,
+    /// Per part of the shard.
+    pub(crate) parts: Vec<PartSums>,
     pub(crate) not_finite: Vec<NotFiniteExample>,
+    /// Before the first update of a policy that is its own reference.
+    pub(crate) drift: Option<DriftCheck>,
 }
 
 impl Tally {
-    /// Sums over the mismatched pairs, whose policy log-probabilities these are.
+    /// Nothing added up yet.
+    pub(crate) fn new(shard: &Shard, drift: Option<DriftCheck>) -> Self {
+        let parts =
+            shard.parts.iter().map(|part| PartSums { part: part.part, ..PartSums::default() });
+        Self { parts: parts.collect(), not_finite: Vec::new(), drift }
+    }
+
+    /// Adds floating-point operations to a part.
+    pub(crate) fn add_flops(&mut self, part_idx: usize, flops: f64) {
+        self.parts[part_idx].sums.flops += flops;
+    }
+
+    /// Sums over the mismatched pairs of a part, whose policy log-probabilities these are.
     pub(crate) fn mismatched(
         &mut self,
-        shard: &Shard,
+        part_idx: usize,
+        part: &ShardPart,
         policy: &[f64],
         references: &References,
-    ) -> KlSums {
+    ) -> PartKlSums {
         let mut sums = KlSums::default();
-        for ((sequence, &policy), &reference) in
-            shard.mismatched.iter().zip(policy).zip(&references.mismatched)
+        let references = &references.parts[part_idx].mismatched;
+        for ((sequence, &policy), &reference) in part.mismatched.iter().zip(policy).zip(references)
         {
-            self.notice(sequence, policy, reference);
-            self.sums.num_mismatched_tokens += sequence.num_tokens() as u64;
-            sums.push(policy - reference);
+            self.notice(sequence, None, policy, reference);
+            self.parts[part_idx].sums.num_mismatched_tokens += sequence.num_tokens() as u64;
+            sums.push(policy - reference.0);
         }
-        sums
+        PartKlSums { part: part.part, sums }
     }
 
     /// Adds the targets of one microbatch and returns the derivative of the global loss with
@@ -46,7 +71,7 @@ impl Tally {
     /// NaN, so that the gradient of no rank passes for finite.
     pub(crate) fn targets(
         &mut self,
-        shard: &Shard,
+        (shard, part_idx): (&Shard, usize),
         microbatch: &[u32],
         policy: &[f64],
         (references, point, objective): (&References, &ReferencePoint, &dyn Objective),
@@ -54,18 +79,19 @@ impl Tally {
         let num_examples = f64::from(shard.num_examples_global);
         let mut coefficients = Vec::with_capacity(microbatch.len());
         for (&index, &policy) in microbatch.iter().zip(policy) {
-            let target = &shard.targets[index as usize];
+            let target = &shard.parts[part_idx].targets[index as usize];
+            let reference = references.parts[part_idx].targets[index as usize];
             let example = ExampleLogProbs {
                 policy,
-                reference: references.targets[index as usize],
+                reference: reference.0,
                 num_tokens: target.sequence.num_completion_tokens() as u64,
                 label: target.label,
                 weight: target.weight,
             };
             let term = objective.evaluate(&example, point.z0);
-            let is_finite = self.notice(&target.sequence, policy, example.reference);
+            let is_finite = self.notice(&target.sequence, Some(target.label), policy, reference);
             coefficients.push(if is_finite { term.coefficient / num_examples } else { f64::NAN });
-            let sums = &mut self.sums;
+            let sums = &mut self.parts[part_idx].sums;
             sums.loss += term.loss;
             sums.num_correct += u64::from(term.is_correct);
             sums.saturation += term.saturation;
@@ -83,16 +109,33 @@ impl Tally {
         coefficients
     }
 
+    /// Refuses a step in which a log-ratio that has to be 0 is not.
+    pub(crate) fn refuse_drift(&self) -> Result<(), TrainError> {
+        match self.drift.and_then(|drift| drift.found) {
+            Some(drift) => Err(TrainError::Drift(Box::new(drift))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the log-ratio is finite; if not, the sequence is written down.
-    fn notice(&mut self, sequence: &Sequence, policy: f64, reference: f64) -> bool {
-        let is_finite = (policy - reference).is_finite();
+    fn notice(
+        &mut self,
+        sequence: &Sequence,
+        label: Option<Label>,
+        policy: f64,
+        reference: (f64, Packing),
+    ) -> bool {
+        let is_finite = (policy - reference.0).is_finite();
         if !is_finite {
             self.not_finite.push(NotFiniteExample {
                 prompt_row: sequence.prompt_row,
                 completion_row: sequence.completion_row,
+                label,
                 policy_log_prob: policy,
-                reference_log_prob: reference,
+                reference_log_prob: reference.0,
             });
+        } else if let Some(drift) = &mut self.drift {
+            drift.check(sequence, policy, reference);
         }
         is_finite
     }

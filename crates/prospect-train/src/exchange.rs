@@ -1,7 +1,7 @@
 //! The way to the reference point: sums of mismatched log-ratios go out, one number for the
 //! whole world comes back. Who adds them up is not this crate's business.
 
-use prospect_core::{KlSums, ReferencePoint};
+use prospect_core::{PartKlSums, ReferencePoint};
 
 /// Why no reference point came.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +26,14 @@ pub enum ExchangeError {
     },
 }
 
-/// Adds up sums over all ranks. `submit` is called once a step and rank, `wait` once after it;
+/// Adds up sums over all parts of the global batch. `submit` is called once a step and rank, `wait` once after it;
 /// between the two the device goes on computing.
 pub trait ReferencePointExchange {
-    /// Hands in this rank's sums and returns at once.
+    /// Hands in the sums of this rank's parts, ascending, and returns at once.
     ///
     /// # Errors
     /// When the sums cannot be sent.
-    fn submit(&mut self, sums: KlSums) -> Result<(), ExchangeError>;
+    fn submit(&mut self, parts: Vec<PartKlSums>) -> Result<(), ExchangeError>;
 
     /// Blocks until the reference point of the global batch is there.
     ///

@@ -4,16 +4,23 @@
 //! knows no sockets, no runtime and no clock but the one that measures phases.
 
 mod batch;
+mod canonical;
 mod chain;
 mod checkpoint;
+mod clock;
+mod drift;
 mod error;
+mod evaluate;
 mod examples;
 mod exchange;
 mod flops;
 mod head;
+mod not_finite;
 mod objective;
 mod optimizer;
 mod parameters;
+mod passes;
+mod progress;
 mod reduction;
 mod reference;
 mod scoring;
@@ -21,6 +28,8 @@ mod shard;
 mod step;
 mod storage;
 mod trainer;
+mod tree;
+mod world;
 
 #[cfg(test)]
 mod tests;
@@ -31,10 +40,13 @@ pub use prospect_libtorch as libtorch;
 pub use prospect_model as model;
 
 pub use batch::PackedBatch;
-pub use checkpoint::CheckpointManifestDigest;
-pub use error::{NotFinite, NotFiniteExample, ShardProblem, TrainError, libtorch_kind};
+pub use checkpoint::{CheckpointManifestDigest, Snapshot};
+pub use drift::Drift;
+pub use error::{ShardProblem, TrainError, libtorch_kind};
 pub use exchange::{ExchangeError, ReferencePointExchange};
+pub use not_finite::{NotFinite, NotFiniteExample, NotFiniteGradient};
 pub use objective::{ApoZeroUnpaired, ExampleLogProbs, Kto, Objective, Term, objective};
+pub use progress::Progress;
 pub use prospect_core::FailureKind;
 pub use scoring::score;
 pub use trainer::Trainer;

@@ -5,6 +5,7 @@ use prospect_model::CausalLm;
 
 use crate::TrainError;
 use crate::chain::score_batch;
+use crate::progress::Progress;
 use crate::shard::check_sequence;
 
 /// Sum of the completion's log-probabilities for each sequence, in nats, without gradient.
@@ -23,13 +24,14 @@ pub fn score(
         check_sequence(sequence, model.config().vocab_size)
             .map_err(|problem| TrainError::Shard { step: Default::default(), problem })?;
     }
+    let progress = Progress::default();
     let budget = microbatch_tokens as usize;
     let mut log_probs = Vec::with_capacity(sequences.len());
     let mut batch: Vec<&Sequence> = Vec::new();
     let mut num_tokens = 0;
     for sequence in sequences {
         if !batch.is_empty() && num_tokens + sequence.num_tokens() > budget {
-            log_probs.extend(score_batch(model, &batch)?);
+            log_probs.extend(score_batch((model, &progress), &batch)?);
             batch.clear();
             num_tokens = 0;
         }
@@ -37,7 +39,7 @@ pub fn score(
         num_tokens += sequence.num_tokens();
     }
     if !batch.is_empty() {
-        log_probs.extend(score_batch(model, &batch)?);
+        log_probs.extend(score_batch((model, &progress), &batch)?);
     }
     Ok(log_probs)
 }

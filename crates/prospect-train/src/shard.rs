@@ -1,13 +1,21 @@
 //! Checks a shard before anything is computed: a bad index or token would otherwise become a
 //! panic, or on CUDA an assertion that ends the process.
 
+use std::ops::Range;
+
 use prospect_core::{Microbatch, Sequence, Shard};
 
 use crate::{ShardProblem, TrainError};
 
-/// Refuses a shard that contradicts itself or does not fit the vocabulary.
-pub(crate) fn check(shard: &Shard, vocab_size: i64) -> Result<(), TrainError> {
-    check_all(shard, vocab_size).map_err(|problem| TrainError::Shard { step: shard.step, problem })
+/// Refuses a shard that contradicts itself, does not hold the parts `expected` or does not fit the
+/// vocabulary.
+pub(crate) fn check(
+    shard: &Shard,
+    expected: Range<u32>,
+    vocab_size: i64,
+) -> Result<(), TrainError> {
+    check_all(shard, expected, vocab_size)
+        .map_err(|problem| TrainError::Shard { step: shard.step, problem })
 }
 
 /// Refuses a sequence that no pass can compute.
@@ -23,15 +31,21 @@ pub(crate) fn check_sequence(sequence: &Sequence, vocab_size: i64) -> Result<(),
     }
 }
 
-fn check_all(shard: &Shard, vocab_size: i64) -> Result<(), ShardProblem> {
-    if shard.num_examples_global == 0 && !shard.targets.is_empty() {
-        return Err(ShardProblem::NoExamples);
+fn check_all(shard: &Shard, expected: Range<u32>, vocab_size: i64) -> Result<(), ShardProblem> {
+    if !shard.parts.iter().map(|part| part.part).eq(expected.clone()) {
+        let found = shard.parts.iter().map(|part| part.part).collect();
+        return Err(ShardProblem::WrongParts { found, expected });
     }
-    check_partition(&shard.target_microbatches, shard.targets.len())?;
-    check_partition(&shard.mismatched_microbatches, shard.mismatched.len())?;
-    let targets = shard.targets.iter().map(|target| &target.sequence);
-    for sequence in targets.chain(&shard.mismatched) {
-        check_sequence(sequence, vocab_size)?;
+    for part in &shard.parts {
+        if shard.num_examples_global == 0 && !part.targets.is_empty() {
+            return Err(ShardProblem::NoExamples);
+        }
+        check_partition(&part.target_microbatches, part.targets.len())?;
+        check_partition(&part.mismatched_microbatches, part.mismatched.len())?;
+        let targets = part.targets.iter().map(|target| &target.sequence);
+        for sequence in targets.chain(&part.mismatched) {
+            check_sequence(sequence, vocab_size)?;
+        }
     }
     Ok(())
 }

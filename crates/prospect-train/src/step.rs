@@ -1,48 +1,95 @@
-//! One step of training, and one of evaluation.
+//! One step of training: the gradient of a global batch, and the update that it may become.
 
 use std::time::Instant;
 
 use prospect_core::{
-    KlSums, PhaseSeconds, Rank, ReferencePoint, ReferenceValue, Sequence, Shard, StepReport,
+    Microbatch, PhaseSeconds, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport,
 };
 
-use crate::chain::{ForwardPass, score_batch};
+use crate::chain::ForwardPass;
+use crate::clock::Clock;
+use crate::drift::DriftCheck;
+use crate::error::failpoint;
 use crate::examples::{References, Tally};
 use crate::optimizer::{clip, gradient_norm, update};
-use crate::reduction::Reduction;
-use crate::{ReferencePointExchange, TrainError, Trainer, shard as checks};
-
-/// Measures phases one after the other.
-struct Clock {
-    start: Instant,
-    last: Instant,
-}
+use crate::reduction::Summation;
+use crate::trainer::Pending;
+use crate::{ReferencePointExchange, TrainError, Trainer};
 
 impl Trainer {
-    /// Trains on this rank's shard. Every rank of the world calls this with its own shard of the
-    /// same step; the loss is the sum over all ranks' targets divided by their number.
+    /// Computes this rank's parts of a step. Every rank of the world calls this with its own
+    /// shard of the same step, the one after [`done`](Self::done); the loss is the sum over all
+    /// parts' targets divided by their number. The weights do not move: afterwards the clipped
+    /// gradient of the global batch is [`pending`](Self::pending), for [`apply`](Self::apply) or
+    /// [`discard`](Self::discard). One that was pending before is dropped.
     ///
     /// # Errors
-    /// [`TrainError::NotFinite`] on every rank, before the weights move, where a log-ratio or the
-    /// gradient is not finite; what the models, the ranks or the exchange fail with.
+    /// [`TrainError::NotFinite`] on every rank where a log-ratio or the gradient is not finite;
+    /// [`TrainError::Drift`] on the ranks that see it; what the models, the ranks or the exchange
+    /// fail with. The weights are as they were and nothing is pending. Where other ranks may be
+    /// waiting for this one, leave the world.
     pub fn step(
         &mut self,
         shard: &Shard,
         exchange: &mut dyn ReferencePointExchange,
     ) -> Result<StepReport, TrainError> {
+        let report = self.compute(shard, exchange);
+        let next = if report.is_ok() { StepPhase::Commit } else { StepPhase::Idle };
+        self.progress.set_phase(next);
+        report
+    }
+
+    /// Moves the weights by the pending gradient, which is that of `step`.
+    ///
+    /// # Errors
+    /// [`TrainError::NotPending`] where it is not; the weights are then as they were. After an
+    /// operation that failed they may be half moved, and [`done`](Self::done) is 0.
+    pub fn apply(&mut self, step: Step) -> Result<(), TrainError> {
+        let pending = match self.pending {
+            Some(pending) if pending.step == step => pending,
+            _ => return Err(TrainError::NotPending { step, pending: self.pending() }),
+        };
+        failpoint("worker::optimizer")?;
+        let start = Instant::now();
+        self.progress.set_phase(StepPhase::Optimizer);
+        self.discard();
+        self.lose_weights();
+        update(&mut self.parameters, &self.config.train, pending.learning_rate)?;
+        self.done = step;
+        self.update_seconds += start.elapsed().as_secs_f64();
+        self.progress.set_phase(StepPhase::Idle);
+        Ok(())
+    }
+
+    /// Drops the pending gradient, if there is one.
+    pub fn discard(&mut self) {
+        self.pending = None;
+    }
+
+    fn compute(
+        &mut self,
+        shard: &Shard,
+        exchange: &mut dyn ReferencePointExchange,
+    ) -> Result<StepReport, TrainError> {
         let (mut clock, mut seconds) = (Clock::start(), PhaseSeconds::default());
-        checks::check(shard, self.policy.config().vocab_size)?;
-        let mut tally = Tally::default();
+        self.discard();
+        self.begin(shard, self.done.next())?;
+        failpoint("worker::scoring")?;
+        let checks_drift = self.is_initial && self.reference_is_policy;
+        let drift = checks_drift.then(|| DriftCheck::new(shard.step, self.policy.kind()));
+        let mut tally = Tally::new(shard, drift);
         let references = self.reference_log_probs(shard, &mut tally)?;
         let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;
+        tally.refuse_drift()?;
         seconds.scoring += clock.lap();
 
         // The first forward pass runs while the other ranks' sums are on their way.
         let exchanges = self.submit(shard, kl_sums, exchange)?;
+        failpoint("worker::forward")?;
+        self.progress.set_phase(StepPhase::ForwardBackward);
         self.parameters.zero_gradients()?;
-        let mut microbatches =
-            shard.target_microbatches.iter().filter(|m| !m.is_empty()).peekable();
-        let mut ahead = microbatches.peek().map(|m| self.forward(shard, m)).transpose()?;
+        let first = shard.parts.iter().find_map(|part| Some((part, microbatches(part).next()?)));
+        let ahead = first.map(|(part, m)| self.forward(part, m)).transpose()?;
         seconds.forward_backward += clock.lap();
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         if !point.raw.is_finite() {
@@ -50,230 +97,86 @@ impl Trainer {
         }
         seconds.reference_point += clock.lap();
 
-        let mut reduction = Reduction::new(&self.group, &self.parameters);
-        while let Some(microbatch) = microbatches.next() {
-            let pass = match ahead.take() {
-                Some(pass) => pass,
-                None => self.forward(shard, microbatch)?,
-            };
-            let context = (&references, &point, self.objective.as_ref());
-            let coefficients = tally.targets(shard, microbatch, &pass.log_probs, context);
-            let last = microbatches.peek().is_none();
-            let overlap = last.then_some(&mut reduction);
-            pass.backward(&self.policy, &self.parameters, &coefficients, overlap)?;
-        }
-        for target in &shard.targets {
-            tally.sums.flops += self.policy_cost.trained(&target.sequence);
-        }
-        seconds.forward_backward += clock.lap();
-        reduction.finish(&self.parameters)?;
-        seconds.all_reduce += clock.lap();
+        self.sum_gradients(
+            (shard, ahead),
+            (&references, &point),
+            &mut tally,
+            |phase| match phase {
+                StepPhase::AllReduce => seconds.all_reduce += clock.lap(),
+                _ => seconds.forward_backward += clock.lap(),
+            },
+        )?;
 
         // The norm comes from the device, which has done all reductions by then. Sums that a
         // failed one left behind mean a lost peer, whatever their norm.
         let grad_norm = gradient_norm(&self.parameters)?;
-        self.group.check_health()?;
+        self.world()?.check_health()?;
         if !grad_norm.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, Some(grad_norm))?);
         }
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
-        update(&mut self.parameters, &self.config.train, shard.learning_rate)?;
-        seconds.optimizer += clock.lap();
-        seconds.total = clock.total();
-        self.report(shard, tally, references.computed, (grad_norm, seconds))
+        seconds.optimizer += clock.lap() + self.update_seconds;
+        seconds.total = clock.total() + self.update_seconds;
+        let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
+        self.update_seconds = 0.0;
+        self.pending = Some(Pending { step: shard.step, learning_rate: shard.learning_rate });
+        Ok(report)
     }
 
-    /// Evaluates this rank's shard with the weights as they are, forward only.
-    ///
-    /// # Errors
-    /// [`TrainError::NotFinite`] on the ranks that hold a log-ratio that is not finite; what the
-    /// models or the exchange fail with.
-    pub fn evaluate(
+    /// Backward passes over all targets, `ahead` being the first microbatch's forward pass, and the
+    /// sum of their gradients over all parts of the global batch. Tells when a phase is over.
+    fn sum_gradients(
         &mut self,
-        shard: &Shard,
-        exchange: &mut dyn ReferencePointExchange,
-    ) -> Result<StepReport, TrainError> {
-        let (mut clock, mut seconds) = (Clock::start(), PhaseSeconds::default());
-        checks::check(shard, self.policy.config().vocab_size)?;
-        let mut tally = Tally::default();
-        let references = self.reference_log_probs(shard, &mut tally)?;
-        let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;
-        let exchanges = self.submit(shard, kl_sums, exchange)?;
-        let mut log_probs = Vec::with_capacity(shard.target_microbatches.len());
-        for microbatch in shard.target_microbatches.iter().filter(|m| !m.is_empty()) {
-            let sequences = targets(shard, microbatch);
-            log_probs.push((microbatch, score_batch(&self.policy, &sequences)?));
-        }
-        for target in &shard.targets {
-            tally.sums.flops += self.policy_cost.scored(&target.sequence);
-        }
-        seconds.scoring += clock.lap();
-        let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
-        seconds.reference_point += clock.lap();
-        for (microbatch, log_probs) in &log_probs {
-            let context = (&references, &point, self.objective.as_ref());
-            tally.targets(shard, microbatch, log_probs, context);
-        }
-        if !point.raw.is_finite() || !tally.not_finite.is_empty() {
-            return Err(self.not_finite_here(shard.step, tally, &point));
-        }
-        seconds.total = clock.total();
-        self.report(shard, tally, references.computed, (0.0, seconds))
-    }
-
-    /// Log-probabilities under the reference: those that came with the shard, and the others
-    /// computed in the shard's microbatches. The first of those loads the reference.
-    fn reference_log_probs(
-        &mut self,
-        shard: &Shard,
+        (shard, mut ahead): (&Shard, Option<ForwardPass>),
+        (references, point): (&References, &ReferencePoint),
         tally: &mut Tally,
-    ) -> Result<References, TrainError> {
-        let mut computed = Vec::new();
-        let targets: Vec<&Sequence> = shard.targets.iter().map(|t| &t.sequence).collect();
-        let mismatched: Vec<&Sequence> = shard.mismatched.iter().collect();
-        if targets.iter().chain(&mismatched).any(|s| s.reference_log_prob.is_none()) {
-            self.reference.ensure_loaded()?;
-        }
-        let reference = &self.reference;
-        let mut complete = |sequences: &[&Sequence], microbatches: &[Vec<u32>]| {
-            let mut values: Vec<Option<f64>> =
-                sequences.iter().map(|sequence| sequence.reference_log_prob).collect();
-            for microbatch in microbatches {
-                let unknown: Vec<usize> = microbatch
-                    .iter()
-                    .map(|&index| index as usize)
-                    .filter(|&index| values[index].is_none())
-                    .collect();
-                if unknown.is_empty() {
-                    continue;
-                }
-                let batch: Vec<&Sequence> = unknown.iter().map(|&index| sequences[index]).collect();
-                let loaded = reference.loaded();
-                for (index, log_prob) in
-                    unknown.into_iter().zip(score_batch(&loaded.model, &batch)?)
-                {
-                    values[index] = Some(log_prob);
-                    tally.sums.flops += loaded.cost.scored(sequences[index]);
-                    computed.push(ReferenceValue {
-                        prompt_row: sequences[index].prompt_row,
-                        completion_row: sequences[index].completion_row,
-                        log_prob,
-                    });
-                }
+        mut is_over: impl FnMut(StepPhase),
+    ) -> Result<(), TrainError> {
+        failpoint("worker::backward")?;
+        self.progress.set_phase(StepPhase::ForwardBackward);
+        let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
+        let mut summation = Summation::new(&self.config.train, group, &self.parameters);
+        for (part_idx, part) in shard.parts.iter().enumerate() {
+            let mut microbatches = microbatches(part).peekable();
+            while let Some(microbatch) = microbatches.next() {
+                let pass = match ahead.take() {
+                    Some(pass) => pass,
+                    None => self.forward(part, microbatch)?,
+                };
+                let context = (references, point, self.objective.as_ref());
+                let coefficients =
+                    tally.targets((shard, part_idx), microbatch, &pass.log_probs, context);
+                tally.refuse_drift()?;
+                let is_last = microbatches.peek().is_none();
+                let overlap = if is_last { summation.overlap() } else { None };
+                pass.backward(
+                    (&self.policy, &self.progress),
+                    &self.parameters,
+                    &coefficients,
+                    overlap,
+                )?;
             }
-            let known = values.into_iter().flatten().collect::<Vec<f64>>();
-            assert_eq!(known.len(), sequences.len(), "the microbatches hold every sequence");
-            Ok::<_, TrainError>(known)
-        };
-        Ok(References {
-            targets: complete(&targets, &shard.target_microbatches)?,
-            mismatched: complete(&mismatched, &shard.mismatched_microbatches)?,
-            computed,
-        })
-    }
-
-    /// Sums of the log-ratios of this rank's mismatched pairs.
-    fn score_mismatched(
-        &self,
-        shard: &Shard,
-        references: &References,
-        tally: &mut Tally,
-    ) -> Result<KlSums, TrainError> {
-        let mut policy = vec![0.0; shard.mismatched.len()];
-        for microbatch in shard.mismatched_microbatches.iter().filter(|m| !m.is_empty()) {
-            let sequences: Vec<&Sequence> =
-                microbatch.iter().map(|&index| &shard.mismatched[index as usize]).collect();
-            let log_probs = score_batch(&self.policy, &sequences)?;
-            for ((&index, sequence), log_prob) in microbatch.iter().zip(sequences).zip(log_probs) {
-                policy[index as usize] = log_prob;
-                tally.sums.flops += self.policy_cost.scored(sequence);
+            for target in &part.targets {
+                tally.add_flops(part_idx, self.policy_cost.trained(&target.sequence));
             }
+            summation.end_part(part.part, &mut self.parameters)?;
         }
-        Ok(tally.mismatched(shard, &policy, references))
+        is_over(StepPhase::ForwardBackward);
+        failpoint("worker::all_reduce")?;
+        self.progress.set_phase(StepPhase::AllReduce);
+        summation.finish(&mut self.parameters, &self.progress)?;
+        is_over(StepPhase::AllReduce);
+        Ok(())
     }
 
-    /// Hands in the sums, unless the step has no pairs and the objective needs none.
-    fn submit(
-        &self,
-        shard: &Shard,
-        sums: KlSums,
-        exchange: &mut dyn ReferencePointExchange,
-    ) -> Result<bool, TrainError> {
-        let exchanges = self.objective.needs_mismatched_pairs() || shard.num_pairs_global > 0;
-        if exchanges {
-            exchange.submit(sums)?;
-        }
-        Ok(exchanges)
-    }
-
-    /// The reference point of the global batch. Where none comes and this rank has pairs that
-    /// are not finite, those are the reason that is told.
-    fn reference_point(
-        &self,
-        shard: &Shard,
-        exchanges: bool,
-        exchange: &mut dyn ReferencePointExchange,
-        tally: &mut Tally,
-    ) -> Result<ReferencePoint, TrainError> {
-        if !exchanges {
-            return Ok(ReferencePoint::default());
-        }
-        match exchange.wait() {
-            Ok(point) => Ok(point),
-            Err(_) if !tally.not_finite.is_empty() => {
-                let unknown = ReferencePoint { raw: f64::NAN, ..ReferencePoint::default() };
-                Err(self.not_finite_here(shard.step, std::mem::take(tally), &unknown))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn forward(&self, shard: &Shard, microbatch: &[u32]) -> Result<ForwardPass, TrainError> {
-        ForwardPass::new(&self.policy, &targets(shard, microbatch), self.config.train.recompute)
-    }
-
-    fn report(
-        &self,
-        shard: &Shard,
-        tally: Tally,
-        computed: Vec<ReferenceValue>,
-        (grad_norm, phase_seconds): (f64, PhaseSeconds),
-    ) -> Result<StepReport, TrainError> {
-        Ok(StepReport {
-            rank: Rank(self.group.rank() as u32),
-            step: shard.step,
-            kind: shard.kind,
-            eval_index: shard.eval_index,
-            sums: tally.sums,
-            grad_norm,
-            reference_values: if self.config.reference.cache { computed } else { Vec::new() },
-            phase_seconds,
-            peak_memory_bytes: self.peak_memory_bytes()?,
-        })
+    fn forward(&self, part: &ShardPart, microbatch: &[u32]) -> Result<ForwardPass, TrainError> {
+        let sequences: Vec<_> =
+            microbatch.iter().map(|&index| &part.targets[index as usize].sequence).collect();
+        ForwardPass::new((&self.policy, &self.progress), &sequences, self.config.train.recompute)
     }
 }
 
-/// The target sequences of a microbatch.
-fn targets<'a>(shard: &'a Shard, microbatch: &[u32]) -> Vec<&'a Sequence> {
-    microbatch.iter().map(|&index| &shard.targets[index as usize].sequence).collect()
-}
-
-// === impl Clock ===
-
-impl Clock {
-    fn start() -> Self {
-        let now = Instant::now();
-        Self { start: now, last: now }
-    }
-
-    /// Seconds since the last lap.
-    fn lap(&mut self) -> f64 {
-        let now = Instant::now();
-        now.duration_since(std::mem::replace(&mut self.last, now)).as_secs_f64()
-    }
-
-    /// Seconds since the start.
-    fn total(&self) -> f64 {
-        self.last.duration_since(self.start).as_secs_f64()
-    }
+/// Those of a part that are not empty.
+fn microbatches(part: &ShardPart) -> impl Iterator<Item = &Microbatch> {
+    part.target_microbatches.iter().filter(|microbatch| !microbatch.is_empty())
 }

@@ -1,8 +1,15 @@
 //! Whole steps on tiny models, on one and on several ranks.
 
+mod canonical;
 mod checkpoints;
+mod drift;
+mod exchange;
 mod failures;
 mod gradients;
+mod interrupted;
+mod places;
 mod precision;
+mod recovery;
 mod support;
+mod torn;
 mod worlds;

@@ -1,43 +1,69 @@
-//! The trainer: a policy in flat buffers, a frozen reference, an objective and the ranks it
-//! shares its steps with.
+//! The trainer: a policy in flat buffers, a frozen reference, an objective, and for a while the
+//! ranks of a world that it shares its steps with.
 
-use prospect_core::{ReferencePoint, RunConfig, Step};
-use prospect_libtorch::{ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads};
+use std::path::Path;
+use std::sync::Arc;
+
+use prospect_core::{Restore, RunConfig, Step, StepPhase};
+use prospect_libtorch::{
+    AbortHandle, ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads,
+};
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
-use crate::examples::Tally;
+use crate::error::failpoint;
 use crate::flops::PassCost;
 use crate::parameters::Parameters;
+use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::{NotFinite, Objective, TrainError, objective};
+use crate::{Objective, TrainError, objective};
 
-/// Does one rank's part of each step. After an error its state may be half moved: make a new one
-/// and load a checkpoint.
+/// Does one rank's part of each step. Weights outlive worlds: [`enter`](Trainer::enter) a group,
+/// take [`step`](Trainer::step)s, which leave a gradient pending, [`apply`](Trainer::apply) those
+/// that count, and after the loss of a peer [`leave`](Trainer::leave) and enter another group.
+///
+/// After an error of `step` or `evaluate` the weights are as they were. After one of `apply` or
+/// of `enter` they may be half moved; entering a world that takes them from elsewhere mends that.
 pub struct Trainer {
     pub(crate) config: RunConfig,
     pub(crate) device: Device,
-    pub(crate) group: ProcessGroup,
+    pub(crate) group: Option<ProcessGroup>,
     pub(crate) policy: CausalLm,
     pub(crate) reference: Reference,
+    /// Policy and reference are loaded from one directory.
+    pub(crate) reference_is_policy: bool,
     pub(crate) parameters: Parameters,
     pub(crate) objective: Box<dyn Objective>,
     pub(crate) policy_cost: PassCost,
+    pub(crate) progress: Arc<Progress>,
+    /// Step that the weights are the result of.
+    pub(crate) done: Step,
+    /// The weights are those of the model directory.
+    pub(crate) is_initial: bool,
+    pub(crate) pending: Option<Pending>,
+    /// Seconds that the update took which no report has told yet.
+    pub(crate) update_seconds: f64,
+}
+
+/// A step whose clipped gradient lies in the buffers and has not moved the weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Pending {
+    pub(crate) step: Step,
+    pub(crate) learning_rate: f64,
 }
 
 impl Trainer {
-    /// Loads the policy onto `device`, for a group that all ranks of the world are in. The
-    /// reference follows with the first sequence whose value under it is not known. Sets the
-    /// number of threads if the configuration does.
+    /// Loads the policy onto `device`; it belongs to no world yet. The reference follows with the
+    /// first sequence whose value under it is not known. Sets the number of threads if the
+    /// configuration does.
     ///
     /// # Errors
     /// What the policy cannot be loaded for; a reference that is not there or has another
     /// vocabulary.
-    pub fn new(
-        config: &RunConfig,
-        device: Device,
-        group: ProcessGroup,
-    ) -> Result<Self, TrainError> {
+    pub fn new(config: &RunConfig, device: Device) -> Result<Self, TrainError> {
+        failpoint("worker::load")?;
+        let progress = Arc::new(Progress::default());
+        progress.set_phase(StepPhase::Loading);
         if let Some(threads) = config.train.threads {
             set_threads(threads as usize);
         }
@@ -56,6 +82,7 @@ impl Trainer {
         drop(exact);
         let path = config.reference.path.as_ref().unwrap_or(&config.model.path);
         let options = LoadOptions { device, compute };
+        let reference_is_policy = is_same(path, &config.model.path);
         let mut reference = Reference::new(path, options, policy.config().vocab_size)?;
         let objective = objective(&config.objective);
         if !objective.needs_mismatched_pairs() {
@@ -63,16 +90,73 @@ impl Trainer {
             // collective, whose time is bounded.
             reference.ensure_loaded()?;
         }
+        progress.set_phase(StepPhase::Idle);
         Ok(Self {
             config: config.clone(),
             device,
-            group,
+            group: None,
             policy_cost: PassCost::new(&policy),
             policy,
             reference,
+            reference_is_policy,
             parameters,
             objective,
+            progress,
+            done: Step(0),
+            is_initial: true,
+            pending: None,
+            update_seconds: 0.0,
         })
+    }
+
+    /// Joins a world and takes over the weights that all its ranks go on with; what is pending is
+    /// dropped. Every rank calls this with the same `restore`, whose checkpoint lies below
+    /// `run_dir`. At the end all ranks compare step, number of updates and a sum over the bits of
+    /// weights and moments. Returns [`done`](Trainer::done).
+    ///
+    /// # Errors
+    /// [`TrainError::Unequal`] on every rank where they differ; what a checkpoint or the model
+    /// cannot be read for, or what the ranks fail with. Then leave the group.
+    pub fn enter(
+        &mut self,
+        group: ProcessGroup,
+        restore: &Restore,
+        run_dir: &Path,
+    ) -> Result<Step, TrainError> {
+        self.leave();
+        self.discard();
+        self.progress.set_phase(StepPhase::Forming);
+        self.group = Some(group);
+        let entered = self.take_over(restore, run_dir).and_then(|()| self.compare());
+        self.progress.set_phase(StepPhase::Idle);
+        entered.map(|()| self.done)
+    }
+
+    /// Gives up the group at once, if there is one, and what is under way in it. The weights and a
+    /// pending gradient stay. The others notice that a connection is lost.
+    pub fn leave(&mut self) {
+        if let Some(group) = self.group.take()
+            && let Err(error) = group.abort()
+        {
+            tracing::debug!(%error, "the process group could not be aborted");
+        }
+    }
+
+    /// Ends the group in good order, if there is one. Every rank calls this after what it did
+    /// last.
+    ///
+    /// # Errors
+    /// A collective that failed unnoticed.
+    pub fn close(&mut self) -> Result<(), TrainError> {
+        match self.group.take() {
+            Some(group) => Ok(group.close()?),
+            None => Ok(()),
+        }
+    }
+
+    /// A handle with which another thread gives up the group's collectives, if there is a group.
+    pub fn abort_handle(&self) -> Option<AbortHandle> {
+        self.group.as_ref().map(ProcessGroup::abort_handle)
     }
 
     /// The policy as it is now.
@@ -80,59 +164,27 @@ impl Trainer {
         &self.policy
     }
 
-    /// The ranks of the world.
-    pub fn group(&self) -> &ProcessGroup {
-        &self.group
+    /// Step that the weights are the result of, 0 for the model as it was loaded.
+    pub fn done(&self) -> Step {
+        self.done
     }
 
-    /// Leaves the world in good order. Every rank calls this after what it did last.
+    /// Step whose gradient is ready and has not moved the weights.
+    pub fn pending(&self) -> Option<Step> {
+        self.pending.map(|pending| pending.step)
+    }
+
+    /// How far the work has come, for other threads.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// The ranks of the world.
     ///
     /// # Errors
-    /// A collective that failed unnoticed.
-    pub fn close(self) -> Result<(), TrainError> {
-        Ok(self.group.close()?)
-    }
-
-    /// The error of a step that this rank stops for alone.
-    pub(crate) fn not_finite_here(
-        &self,
-        step: Step,
-        tally: Tally,
-        point: &ReferencePoint,
-    ) -> TrainError {
-        TrainError::NotFinite(Box::new(NotFinite {
-            step,
-            rank: self.group.rank(),
-            ranks: vec![self.group.rank()],
-            examples: tally.not_finite,
-            reference_point: point.raw,
-            grad_norm: None,
-        }))
-    }
-
-    /// The error of a step that all ranks stop for; they tell each other who has the examples.
-    pub(crate) fn not_finite_everywhere(
-        &self,
-        step: Step,
-        tally: Tally,
-        point: &ReferencePoint,
-        grad_norm: Option<f64>,
-    ) -> Result<TrainError, TrainError> {
-        let mut flags = vec![0.0_f32; self.group.world_size()];
-        flags[self.group.rank()] = if tally.not_finite.is_empty() { 0.0 } else { 1.0 };
-        let mut flags = Tensor::f_from_slice(&flags)?.f_to_device(self.device)?;
-        self.group.all_reduce_sum(&mut flags)?.wait()?;
-        let flags = Vec::<f32>::try_from(&flags.f_to_device(Device::Cpu)?)?;
-        self.group.check_health()?;
-        let ranks = (0..flags.len()).filter(|&rank| flags[rank] > 0.0).collect();
-        Ok(TrainError::NotFinite(Box::new(NotFinite {
-            step,
-            rank: self.group.rank(),
-            ranks,
-            examples: tally.not_finite,
-            reference_point: point.raw,
-            grad_norm,
-        })))
+    /// [`TrainError::NoWorld`] outside of any.
+    pub(crate) fn world(&self) -> Result<&ProcessGroup, TrainError> {
+        self.group.as_ref().ok_or(TrainError::NoWorld)
     }
 
     /// Highest memory use so far, of the device or (on CPU) of the process; 0 where unknown.
@@ -142,4 +194,10 @@ impl Trainer {
             _ => process_peak_memory_bytes().unwrap_or(0),
         })
     }
+}
+
+/// Whether two paths lead to one directory.
+fn is_same(left: &Path, right: &Path) -> bool {
+    left == right
+        || matches!((left.canonicalize(), right.canonicalize()), (Ok(left), Ok(right)) if left == right)
 }

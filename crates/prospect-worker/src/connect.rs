@@ -1,21 +1,29 @@
 //! The way to the coordinator: attempts with backoff until a deadline, then a
-//! refusal or a place in the run.
+//! refusal or a session.
+
+mod terms;
+mod verdict;
 
 use std::time::Duration;
 
-use prospect_core::{ConfigError, Generation, RunConfig};
 use prospect_proto::MAX_MESSAGE_BYTES;
 use prospect_proto::v1;
 use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
-use tokio::time::Instant;
-use tonic::Code;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Status, Streaming};
 use tracing::{info, warn};
 
 use crate::WorkerError;
 use crate::backoff::{Backoff, random_unit};
 use crate::identity::Identity;
 use crate::options::WorkerOptions;
+use verdict::innermost;
+
+pub(crate) use terms::Terms;
+pub(crate) use verdict::Verdict;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,35 +32,36 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Silence after a probe that ends a connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A client whose worker has joined the run, with what the run told it.
-pub(crate) struct Joined {
-    /// The client.
+/// An open session on which nothing has been said.
+pub(crate) struct Line {
+    /// What we say. It has no bound of its own: between two answers of the coordinator a worker
+    /// has little to say.
+    pub outgoing: mpsc::UnboundedSender<v1::SessionRequest>,
+    /// What the coordinator says.
+    pub incoming: Streaming<v1::SessionResponse>,
+    /// When it was opened.
+    pub opened: Instant,
+    /// The connection below it, which is kept up for as long as this is there.
     pub client: CoordinatorServiceClient<Channel>,
-    /// Who we are.
-    pub identity: Identity,
-    /// What the coordinator said.
-    pub terms: Terms,
 }
 
-/// The coordinator's answer to a worker that joins.
+/// A worker at the coordinator's door: it knocks until it is let in, refused for
+/// good, or out of time.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// Generation that the worker belongs to.
-    pub generation: Generation,
-    /// Ranks in the world.
-    pub world_size: u32,
-    /// The resolved run configuration.
-    pub config: RunConfig,
-    /// Digest of the model directory as the coordinator sees it.
-    pub model_digest: String,
-    /// The same of the reference model, where it is another one.
-    pub reference_digest: Option<String>,
-    /// Run directory.
-    pub run_dir: std::path::PathBuf,
-    /// How often to say that we are alive.
-    pub heartbeat_interval: Duration,
-    /// How long a collective may take.
-    pub collective_timeout: Duration,
+pub(crate) struct Entrance {
+    /// The coordinator's URL as typed.
+    pub url: String,
+    /// Who knocks.
+    pub identity: Identity,
+    endpoint: Endpoint,
+    request: v1::JoinRequest,
+    patience: Duration,
+    deadline: Instant,
+    backoff: Backoff,
+    /// What was last said about why it takes so long.
+    last_reason: String,
+    /// Whether a run that has ended is all that this worker wants to know.
+    has_done_its_part: bool,
 }
 
 /// The coordinator's address as a URI with a scheme.
@@ -70,28 +79,14 @@ pub(crate) fn parse_url(text: &str) -> Result<Uri, WorkerError> {
     }
 }
 
-/// A worker at the coordinator's door: it knocks until it is let in, refused for
-/// good, or out of time.
-pub(crate) struct Entrance<'a> {
-    options: &'a WorkerOptions,
-    endpoint: Endpoint,
-    identity: Identity,
-    request: v1::JoinRequest,
-    deadline: Instant,
-    backoff: Backoff,
-    /// What was last said about why it takes so long.
-    last_reason: String,
-}
-
-impl<'a> Entrance<'a> {
-    /// Finds out who we are and where to go. The time to get in begins now.
+impl Entrance {
+    /// Finds out who we are and where to go. The time to get in begins with this call.
     ///
     /// # Errors
     /// A wrong URL.
-    pub async fn find(options: &'a WorkerOptions, device: String) -> Result<Self, WorkerError> {
+    pub async fn find(options: &WorkerOptions, device: String) -> Result<Self, WorkerError> {
         let uri = parse_url(&options.coordinator)?;
         let identity = Identity::find(options, &uri).await;
-        let deadline = Instant::now() + options.join_timeout;
         let endpoint = Endpoint::from(uri)
             .connect_timeout(CONNECT_TIMEOUT.min(options.join_timeout))
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -106,21 +101,52 @@ impl<'a> Entrance<'a> {
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
             preferred_rank: options.environment.preferred_rank,
         };
-        let (backoff, last_reason) = (Backoff::new(), String::new());
-        Ok(Self { options, endpoint, identity, request, deadline, backoff, last_reason })
+        Ok(Self {
+            url: options.coordinator.clone(),
+            identity,
+            endpoint,
+            request,
+            patience: options.join_timeout,
+            deadline: Instant::now() + options.join_timeout,
+            backoff: Backoff::patient(),
+            last_reason: String::new(),
+            has_done_its_part: false,
+        })
     }
 
-    /// Connects and joins, trying again while that may help.
+    /// The same door for one who was in, and who may have done its part by then: a series of
+    /// attempts of its own that begins with this call.
+    pub fn again(&self, patience: Duration, has_done_its_part: bool) -> Self {
+        Self {
+            has_done_its_part,
+            patience,
+            deadline: Instant::now() + patience,
+            backoff: Backoff::urgent(),
+            last_reason: String::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Connects, joins and opens a session, trying again while that may help.
     ///
     /// # Errors
     /// A refusal, or [`WorkerError::CoordinatorUnreachable`] after the timeout.
-    pub async fn join(&mut self) -> Result<Joined, WorkerError> {
+    pub async fn enter(&mut self) -> Result<(Line, Terms), WorkerError> {
         loop {
-            match self.attempt().await {
-                Ok((client, response)) => {
-                    let (identity, terms) = (self.identity.clone(), terms(response)?);
-                    info!(worker = %identity.worker, world_size = terms.world_size, "joined");
-                    return Ok(Joined { client, identity, terms });
+            let attempt = timeout_at(self.deadline, self.attempt()).await;
+            let result = attempt.unwrap_or_else(|_| {
+                let reason = match self.last_reason.as_str() {
+                    "" => "it is silent".to_owned(),
+                    reason => reason.to_owned(),
+                };
+                Err(self.unreachable(reason))
+            });
+            match result {
+                Ok((line, response)) => {
+                    let terms = Terms::try_from(response)?;
+                    let (worker, generation) = (&self.identity.worker, terms.generation);
+                    info!(%worker, world_size = terms.world_size, %generation, "joined");
+                    return Ok((line, terms));
                 }
                 Err(error) => self.wait_after(error).await?,
             }
@@ -133,7 +159,9 @@ impl<'a> Entrance<'a> {
     /// The same error, when another attempt would not help or would come too late.
     pub async fn wait_after(&mut self, error: WorkerError) -> Result<(), WorkerError> {
         let delay = self.backoff.next_delay(random_unit());
-        if !error.may_join_again() || Instant::now() + delay >= self.deadline {
+        let has_ended = matches!(error, WorkerError::PutOff { has_ended: true, .. });
+        let is_final = !error.may_join_again() || (has_ended && self.has_done_its_part);
+        if is_final || Instant::now() + delay >= self.deadline {
             return Err(error);
         }
         // One line for each reason, not one for each attempt.
@@ -142,75 +170,42 @@ impl<'a> Entrance<'a> {
             error => error.to_string(),
         };
         if reason != self.last_reason {
-            let coordinator = &self.options.coordinator;
-            warn!(%coordinator, %reason, "not in the run yet, trying again");
+            warn!(coordinator = %self.url, %reason, "not in the run, trying again");
             self.last_reason = reason;
         }
         tokio::time::sleep(delay).await;
         Ok(())
     }
 
-    async fn attempt(
-        &self,
-    ) -> Result<(CoordinatorServiceClient<Channel>, v1::JoinResponse), WorkerError> {
+    async fn attempt(&self) -> Result<(Line, v1::JoinResponse), WorkerError> {
         let connected = self.endpoint.connect().await;
         let channel = connected.map_err(|error| self.unreachable(innermost(&error)))?;
         let mut client = CoordinatorServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        match client.join(self.request.clone()).await {
-            Ok(response) => Ok((client, response.into_inner())),
-            Err(status) => Err(match status.code() {
-                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                    self.unreachable(status.message().to_owned())
-                }
-                code => WorkerError::JoinRefused {
-                    url: self.options.coordinator.clone(),
-                    code,
-                    reason: status.message().to_owned(),
-                },
-            }),
+        let refused = |status: Status| self.refused((&status).into());
+        let response = client.join(self.request.clone()).await.map_err(refused)?.into_inner();
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        let session = client.session(UnboundedReceiverStream::new(queue)).await;
+        let incoming = session.map_err(refused)?.into_inner();
+        Ok((Line { outgoing, incoming, opened: Instant::now(), client }, response))
+    }
+
+    /// A verdict as an error.
+    pub fn refused(&self, verdict: Verdict) -> WorkerError {
+        let url = self.url.clone();
+        match verdict {
+            Verdict::Refused { code, reason } => WorkerError::JoinRefused { url, code, reason },
+            Verdict::ForNow { reason, has_ended } => WorkerError::PutOff { url, reason, has_ended },
+            Verdict::Lost { reason } => self.unreachable(reason),
         }
     }
 
     fn unreachable(&self, reason: String) -> WorkerError {
         WorkerError::CoordinatorUnreachable {
-            url: self.options.coordinator.clone(),
-            waited_seconds: self.options.join_timeout.as_secs_f64(),
+            url: self.url.clone(),
+            waited_seconds: self.patience.as_secs_f64(),
             reason,
         }
     }
-}
-
-/// The message at the end of an error's chain of causes: the one that says what happened.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
-}
-
-/// Reads the answer's fields.
-fn terms(response: v1::JoinResponse) -> Result<Terms, WorkerError> {
-    let config = RunConfig::parse(&response.run_config_toml, &[])
-        .map_err(|source: ConfigError| WorkerError::Configuration { source })?;
-    let duration = |value: Option<_>, field| {
-        value
-            .and_then(|value: prost_types::Duration| Duration::try_from(value).ok())
-            .filter(|duration| !duration.is_zero())
-            .ok_or_else(|| WorkerError::Protocol {
-                reason: format!("the answer to Join has no usable {field}"),
-            })
-    };
-    Ok(Terms {
-        generation: Generation(response.generation),
-        world_size: response.world_size,
-        config,
-        model_digest: response.model_digest,
-        reference_digest: Some(response.reference_digest).filter(|digest| !digest.is_empty()),
-        run_dir: response.run_dir.into(),
-        heartbeat_interval: duration(response.heartbeat_interval, "heartbeat_interval")?,
-        collective_timeout: duration(response.collective_timeout, "collective_timeout")?,
-    })
 }

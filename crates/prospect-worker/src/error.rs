@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use prospect_core::{ConfigError, ExitCode, Step};
+use prospect_core::{ConfigError, ExitCode, RunId, Step};
 use prospect_proto::{FailureKind, MessageError};
 use prospect_train::TrainError;
 
@@ -48,16 +48,62 @@ pub enum WorkerError {
         /// Why.
         reason: String,
     },
-    /// The coordinator went away.
+    /// The coordinator does not take this worker as things are.
+    #[error("the coordinator at {url} put this worker off: {reason}")]
+    PutOff {
+        /// The URL as typed.
+        url: String,
+        /// Why.
+        reason: String,
+        /// Whether that is because the run has ended.
+        has_ended: bool,
+    },
+    /// This process had a place in the run and has lost it for good.
     #[error(
-        "the coordinator at {url} was lost at step {step}: {reason}; start it and the workers again to go on from the newest checkpoint"
+        "the coordinator at {url} let go of this worker at step {step}: {reason}; what it had done since counts for nothing"
+    )]
+    Fenced {
+        /// The URL as typed.
+        url: String,
+        /// Step that was being worked on.
+        step: Step,
+        /// Why.
+        reason: String,
+    },
+    /// The coordinator went away and did not come back.
+    #[error(
+        "the coordinator at {url} was lost at step {step} and not found again within {waited_seconds} s: {reason}; start it and the workers again to go on from the newest checkpoint"
     )]
     CoordinatorLost {
         /// The URL as typed.
         url: String,
         /// Step that was being worked on.
         step: Step,
-        /// What the connection said.
+        /// How long was waited.
+        waited_seconds: f64,
+        /// What the connection said last.
+        reason: String,
+    },
+    /// Another run answers at the coordinator's address.
+    #[error(
+        "the coordinator at {url} leads run {found}, but this worker belongs to run {expected}; start a worker for that run"
+    )]
+    OtherRun {
+        /// The URL as typed.
+        url: String,
+        /// The run that answers.
+        found: RunId,
+        /// The run that this worker was in.
+        expected: RunId,
+    },
+    /// The coordinator ended the session in a way that says nothing about the run.
+    #[error("the coordinator at {url} left this worker alone at step {step}: {reason}")]
+    LeftAlone {
+        /// The URL as typed.
+        url: String,
+        /// Step that was being worked on.
+        step: Step,
+        /// What is known.
         reason: String,
     },
     /// The coordinator ended the run for this worker.
@@ -67,12 +113,6 @@ pub enum WorkerError {
         reason: String,
         /// Kind of failure.
         kind: FailureKind,
-    },
-    /// The run was stopped before this worker had anything to save.
-    #[error("the run was stopped: {reason}")]
-    Stopped {
-        /// Why.
-        reason: String,
     },
     /// This process was asked to end.
     #[error("ended by {reason} at step {step}")]
@@ -153,9 +193,22 @@ pub enum WorkerError {
         /// Step that was being worked on.
         step: Step,
     },
-    /// The session ended while the device thread was waiting for it.
-    #[error("the session ended")]
-    Cut,
+    /// The thread that writes checkpoints died.
+    #[error(
+        "the thread that writes the checkpoint of step {step} died; its last words are in the log above"
+    )]
+    WriterDied {
+        /// The step.
+        step: Step,
+    },
+    /// A place at which the system failed.
+    #[error("cannot pass {place}: {source}")]
+    Place {
+        /// The place.
+        place: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
 }
 
 impl WorkerError {
@@ -169,14 +222,17 @@ impl WorkerError {
             | Self::Device { .. } => FailureKind::Configuration,
             Self::JoinRefused { code, .. } => match code {
                 tonic::Code::Internal | tonic::Code::Unimplemented => FailureKind::Internal,
-                tonic::Code::Aborted | tonic::Code::ResourceExhausted => FailureKind::PeerLost,
+                tonic::Code::ResourceExhausted => FailureKind::PeerLost,
                 _ => FailureKind::Configuration,
             },
             Self::CoordinatorUnreachable { .. }
+            | Self::PutOff { .. }
+            | Self::Fenced { .. }
             | Self::CoordinatorLost { .. }
-            | Self::Stopped { .. }
-            | Self::Interrupted { .. }
-            | Self::Cut => FailureKind::PeerLost,
+            | Self::OtherRun { .. }
+            | Self::LeftAlone { .. }
+            | Self::Interrupted { .. } => FailureKind::PeerLost,
+            Self::Place { .. } => FailureKind::Storage,
             Self::Aborted { kind, .. } => *kind,
             Self::ModelFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -184,28 +240,29 @@ impl WorkerError {
                 }
                 _ => FailureKind::Storage,
             },
-            Self::Rendezvous(error) => libtorch_kind(error),
+            Self::Rendezvous(error) => match error {
+                // Gloo has no closer word for a peer that dies while all connect.
+                LibtorchError::Torch { .. } => FailureKind::PeerLost,
+                error => libtorch_kind(error),
+            },
             Self::Train(error) => error.kind(),
             Self::Protocol { .. }
             | Self::Malformed(_)
             | Self::Thread { .. }
+            | Self::WriterDied { .. }
             | Self::ThreadDied { .. } => FailureKind::Internal,
         }
     }
 
-    /// Whether a worker that has no place yet may get one by joining again.
+    /// Whether joining again may help.
     pub(crate) fn may_join_again(&self) -> bool {
-        matches!(
-            self,
-            Self::CoordinatorUnreachable { .. }
-                | Self::JoinRefused { code: tonic::Code::Aborted, .. }
-        )
+        matches!(self, Self::CoordinatorUnreachable { .. } | Self::PutOff { .. })
     }
 
     /// How the process ends because of it.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Stopped { .. } | Self::Interrupted { step: Step(0), .. } => ExitCode::Preempted,
+            Self::Interrupted { step: Step(0), .. } => ExitCode::Preempted,
             Self::JoinRefused {
                 code: tonic::Code::Unauthenticated | tonic::Code::PermissionDenied,
                 ..

@@ -8,6 +8,7 @@ mod device;
 mod devices;
 mod digest;
 mod error;
+mod failpoint;
 mod identity;
 mod inference;
 mod options;

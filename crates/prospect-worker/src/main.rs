@@ -17,7 +17,8 @@ use args::{Args, Command, RunArgs};
 
 fn main() -> process::ExitCode {
     let args = Args::try_parse().unwrap_or_else(|error| args::refuse(&error));
-    logging::init(args.log_format);
+    let log = logging::init(args.log_format);
+    let in_a_run = matches!(args.command, Command::Run(_));
     let exit = match carry_out(args.command) {
         Ok(exit) => exit,
         Err(failure) => {
@@ -26,6 +27,11 @@ fn main() -> process::ExitCode {
             failure.exit
         }
     };
+    drop(log);
+    if in_a_run {
+        // A thread that waits for a peer that is gone may still be there.
+        signals::end(exit.code());
+    }
     process::ExitCode::from(exit.code())
 }
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 use prospect_core::{ExitCode, Step};
 use tracing::info;
 
-use crate::WorkerError;
 use crate::connect::Entrance;
 use crate::device::{DeviceThread, Setup};
 use crate::devices::{device_name, resolve_backend, resolve_device};
 use crate::options::WorkerOptions;
 use crate::session::Session;
+use crate::{WorkerError, failpoint};
 
 /// How long the device thread may take to end once nobody waits for it.
 const END_GRACE: Duration = Duration::from_secs(10);
@@ -41,28 +41,21 @@ pub async fn run_until(
     let device = resolve_device(options.device, &options.environment)?;
     let finding = Entrance::find(&options, device_name(device));
     let mut entrance = unless_asked(finding, shutdown.as_mut()).await?;
-    loop {
-        let joined = unless_asked(entrance.join(), shutdown.as_mut()).await?;
-        let mut thread = DeviceThread::spawn(Setup {
-            terms: joined.terms.clone(),
-            device,
-            backend: resolve_backend(device, &options.environment),
-            threads: options.threads,
-            host: joined.identity.host.clone(),
-            peak_flops_per_second: options.environment.peak_flops_per_second,
-        })?;
-        let outcome =
-            Session::open(joined, &options.coordinator, &mut thread, shutdown.as_mut()).await;
-        thread.end(END_GRACE).await;
-        match outcome {
-            Err(error) if error.may_join_again() => {
-                unless_asked(entrance.wait_after(error), shutdown.as_mut()).await?;
-            }
-            outcome => {
-                return outcome.inspect(|exit| info!(code = exit.code(), "done"));
-            }
-        }
-    }
+    let (line, terms) = unless_asked(entrance.enter(), shutdown.as_mut()).await?;
+    failpoint::hit("worker::joined")?;
+    let thread = DeviceThread::spawn(Setup {
+        terms: terms.clone(),
+        incarnation: entrance.identity.incarnation.clone(),
+        device,
+        backend: resolve_backend(device, &options.environment),
+        threads: options.threads,
+        host: entrance.identity.host.clone(),
+        peak_flops_per_second: options.environment.peak_flops_per_second,
+    })?;
+    let (outcome, thread) = Session::new(entrance, terms, thread).talk(line, shutdown).await;
+    thread.end(END_GRACE).await;
+    failpoint::hit("worker::exit")?;
+    outcome.inspect(|exit| info!(code = exit.code(), "done"))
 }
 
 /// What `work` gives, unless this process is asked to end first.

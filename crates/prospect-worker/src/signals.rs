@@ -1,13 +1,14 @@
 //! Signals that ask the worker to end.
 
 use std::future::pending;
-use std::process;
 
 use prospect_core::ExitCode;
+use signal_hook::low_level;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Yields the name of the first SIGTERM or SIGINT. A second one ends the
-/// process at once; checkpoints become visible by a rename, so none is damaged.
+/// process at once; checkpoints become visible by a rename, which is not this process's, so none
+/// is damaged.
 pub(crate) async fn shutdown() -> String {
     let (mut terminate, mut interrupt) =
         (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
@@ -15,9 +16,15 @@ pub(crate) async fn shutdown() -> String {
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await;
         eprintln!("error: a second {name}, ending at once");
-        process::exit(i32::from(ExitCode::PeerLost.code()));
+        end(ExitCode::PeerLost.code());
     });
     name.to_owned()
+}
+
+/// Ends the process without a look back: threads that compute or wait for peers are not asked,
+/// and libtorch is not taken down under them.
+pub(crate) fn end(code: u8) -> ! {
+    low_level::exit(i32::from(code))
 }
 
 fn listen(kind: SignalKind) -> Option<Signal> {

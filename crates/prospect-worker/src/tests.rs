@@ -8,8 +8,10 @@ use prospect_core::{ExitCode, Step};
 
 use crate::backoff::Backoff;
 use crate::connect::parse_url;
+use crate::torch::LibtorchError;
 use crate::{
-    BackendChoice, DeviceChoice, Environment, WorkerError, WorkerOptions, model_digest, run,
+    BackendChoice, DeviceChoice, Environment, FailureKind, WorkerError, WorkerOptions,
+    model_digest, run,
 };
 
 fn environment(pairs: &[(&str, &str)]) -> Result<Environment, String> {
@@ -55,10 +57,13 @@ fn an_address_needs_a_port_and_gets_a_scheme() {
 
 #[test]
 fn waiting_times_double_up_to_a_limit_and_are_spread() {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::patient();
     let delays: Vec<u128> = (0..9).map(|_| backoff.next_delay(1.0).as_millis()).collect();
     assert_eq!(delays, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-    assert_eq!(Backoff::new().next_delay(0.0).as_millis(), 25);
+    assert_eq!(Backoff::patient().next_delay(0.0).as_millis(), 25);
+    let mut backoff = Backoff::urgent();
+    let delays: Vec<u128> = (0..6).map(|_| backoff.next_delay(1.0).as_millis()).collect();
+    assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
 }
 
 #[test]
@@ -97,4 +102,15 @@ fn an_end_before_the_first_step_loses_nothing() {
     let ended = |step| WorkerError::Interrupted { reason: "SIGTERM".into(), step }.exit_code();
     assert_eq!(ended(Step(0)), ExitCode::Preempted);
     assert_eq!(ended(Step(7)), ExitCode::PeerLost);
+}
+
+#[test]
+fn a_meeting_that_fails_is_a_lost_peer_unless_it_could_never_succeed() {
+    let kind = |error| WorkerError::Rendezvous(error).kind();
+    let message = "Gloo connectFullMesh failed with connection refused".to_owned();
+    let torn = LibtorchError::Torch { op: "ProcessGroup::new", message };
+    assert_eq!(kind(torn), FailureKind::PeerLost);
+    let reason = "no GPUs found".to_owned();
+    let missing = LibtorchError::BackendUnavailable { backend: "nccl", reason };
+    assert_eq!(kind(missing), FailureKind::Configuration);
 }

@@ -6,28 +6,40 @@ Examples:
   prospect data check feedback.jsonl --model ./model
   prospect train run.toml --workers 2
   prospect status http://127.0.0.1:7000 --watch
+  prospect verify runs/run
   prospect generate --model runs/run/final --prompt \"Why is the sky blue?\"
 
 Exit codes: 0 complete, 64 bad configuration or usage, 65 corrupt data or checkpoint,
 70 internal bug, 74 storage, 75 stopped on request (with a durable checkpoint once steps were done),
-76 peer or coordinator lost, 93 not finite: running again would repeat it, 130 a second signal.";
+76 peer or coordinator lost, 77 credentials refused, 93 not finite or no progress after restarts:
+running again would repeat it, 130 a second signal.";
 
 pub const TRAIN: &str = "\
 Examples:
   prospect train run.toml
   prospect train run.toml --workers 2 --run-dir runs/first --set train.steps=8
   prospect train run.toml --set objective.desirable_weight=auto --resume never
+  prospect train run.toml --workers 4 --min-workers 2 --max-restarts 20
 
-Ctrl-C saves a checkpoint and ends with exit code 75; the same command goes on from there.
-A second Ctrl-C ends at once.";
+A worker that dies is started again after 0.2 s, later after up to 5 s; the others keep their
+weights and wait for it, or go on without it where --min-workers allows that. One that ends
+because of its configuration (64), damaged data (65), storage (74), credentials (77) or because
+running again would repeat it (93) is not started again, nor is one that was asked to end (75).
+Restarts that are used up without progress end the run with exit code 93.
+
+Ctrl-C or SIGTERM saves a checkpoint and ends with exit code 75; the same command goes on from
+there, also after a run that was killed. A second one ends at once.";
 
 pub const COORDINATOR: &str = "\
 Examples:
   prospect coordinator run.toml --listen 0.0.0.0:7000 --workers 8 --run-dir /runs/first
+  prospect coordinator run.toml --listen 0.0.0.0:7000 --workers 8 --min-workers 6 --max-workers 10
   prospect worker --coordinator http://coordinator:7000
 
-The address is printed on standard output once workers can join. SIGTERM saves a checkpoint and
-ends with exit code 75; a second one ends at once.";
+The address is printed on standard output once workers can join. Ctrl-C or SIGTERM saves a
+checkpoint and ends with exit code 75; a second one ends at once. A coordinator that died is
+started again with the same command and the same port: its workers look for it for
+coordinator.reconnect_timeout_seconds, keep their weights and go on.";
 
 pub const WORKER: &str = "\
 Examples:
@@ -37,7 +49,11 @@ Examples:
 RANK or JOB_COMPLETION_INDEX say which rank the worker would like, POD_NAME its name, POD_IP or
 PROSPECT_HOST where its peers reach it. The program prospect-worker is looked for beside this one,
 or where PROSPECT_WORKER says. LOCAL_RANK picks the GPU, PROSPECT_BACKEND=gloo|nccl the process
-group, PROSPECT_LOG what is logged.";
+group, PROSPECT_LOG what is logged.
+
+Ctrl-C or SIGTERM leaves in good order with exit code 75: the run goes on with the others where
+coordinator.min_workers allows that, else it stops with a checkpoint. A second one ends at once. A
+worker that ended with exit code 70 or 76 or by a signal may be started again with the same command.";
 
 pub const STATUS: &str = "\
 Examples:
@@ -46,6 +62,14 @@ Examples:
   prospect status http://127.0.0.1:7000 --json | jq .metrics.loss
 
 With --watch the exit code tells how the run ended: 0 complete, 75 stopped, 76 failed or lost.";
+
+pub const VERIFY: &str = "\
+Examples:
+  prospect verify runs/first
+  prospect verify runs/killed-often --against runs/undisturbed --json
+
+Only files are read; the run may still be going on. What differs first is printed, and the exit code
+is 65 where anything does.";
 
 pub const DATA_CHECK: &str = "\
 Examples:

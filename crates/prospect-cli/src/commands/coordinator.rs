@@ -12,11 +12,8 @@ use crate::{files, logging, output};
 
 /// Runs until the run ends or a signal stops it.
 pub async fn run(args: CoordinatorArgs) -> Result<ExitCode, CliError> {
-    logging::to_stderr(args.log_format);
-    let mut config = files::read_config(&args.config)?;
-    if let Some(workers) = args.workers {
-        config.coordinator.workers = workers;
-    }
+    let log = logging::to_stderr(args.log_format);
+    let mut config = files::read_config(&args.config, args.workers)?;
     let listen = args.listen.unwrap_or_else(|| config.coordinator.listen.clone());
     config.coordinator.listen.clone_from(&listen);
     let run_dir = files::run_dir(args.run_dir.as_deref(), &args.config.config);
@@ -54,6 +51,9 @@ pub async fn run(args: CoordinatorArgs) -> Result<ExitCode, CliError> {
             let (message, exit) = (outcome.message, outcome.exit);
             Err(CliError::RunEnded { message, run_dir, exit })
         }
-        () = signalled => std::process::exit(INTERRUPTED),
+        () = signalled => {
+            drop(log);
+            std::process::exit(INTERRUPTED)
+        }
     }
 }

@@ -8,4 +8,5 @@ pub mod eval;
 pub mod generate;
 pub mod status;
 pub mod train;
+pub mod verify;
 pub mod worker;

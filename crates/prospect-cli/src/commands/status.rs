@@ -1,13 +1,22 @@
 //! `prospect status`: a run as it stands, once or until it ends.
 
+use std::time::Duration;
+
 use prospect_core::ExitCode;
 use prospect_proto::Phase;
+use tokio::time::{Instant, sleep};
 
 use crate::args::StatusArgs;
 use crate::client::{StatusClient, StatusStream};
 use crate::display::{Display, table};
 use crate::error::CliError;
 use crate::{output, status_json};
+
+/// How long a coordinator that is gone is looked for: about as long as workers do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Shows the run.
 pub async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
@@ -21,12 +30,19 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Complete)
 }
 
-/// Follows the run to its end; the exit code tells which end.
+/// Follows the run to its end, also over the death of its coordinator; the exit code tells which
+/// end.
 async fn watch(mut stream: StatusStream, as_json: bool, url: &str) -> Result<ExitCode, CliError> {
     let mut display = (!as_json).then(Display::new);
     let last = loop {
-        let Some(status) = stream.next().await? else {
-            return Err(CliError::Lost { url: url.to_owned(), message: "its stream ended".into() });
+        let status = match stream.next().await {
+            Ok(Some(status)) => status,
+            ended => {
+                let lost =
+                    CliError::Lost { url: url.to_owned(), message: "its stream ended".into() };
+                stream = find_again(ended.err().unwrap_or(lost), url).await?;
+                continue;
+            }
         };
         match &mut display {
             Some(display) => display.update(&status),
@@ -45,4 +61,19 @@ async fn watch(mut stream: StatusStream, as_json: bool, url: &str) -> Result<Exi
         Phase::Stopped => ExitCode::Preempted,
         _ => ExitCode::PeerLost,
     })
+}
+
+/// The stream of a coordinator that was started again, or the error that the last one ended with.
+async fn find_again(lost: CliError, url: &str) -> Result<StatusStream, CliError> {
+    let began = Instant::now();
+    eprintln!("{lost}; looking for it for {} s", PATIENCE.as_secs());
+    while began.elapsed() < PATIENCE {
+        sleep(INTERVAL).await;
+        if let Ok(client) = StatusClient::connect(url).await
+            && let Ok(stream) = client.watch().await
+        {
+            return Ok(stream);
+        }
+    }
+    Err(lost)
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use prospect_proto::{Phase, RunStatus};
+use prospect_core::Phase;
+use prospect_proto::RunStatus;
 
-use super::words::{duration, metric_words, news, worker_words};
+use super::words::{crew_words, duration, metric_words, news};
 
 /// The lines of one run.
 pub struct Bars {
@@ -15,6 +16,8 @@ pub struct Bars {
     metrics: ProgressBar,
     workers: ProgressBar,
     seen: Option<RunStatus>,
+    /// How many processes have taken another one's place.
+    pub num_restarts: u64,
 }
 
 impl Bars {
@@ -27,7 +30,7 @@ impl Bars {
         let workers = all.add(ProgressBar::new(0).with_style(text));
         progress.enable_steady_tick(Duration::from_millis(120));
         progress.set_prefix(Phase::Preparing.name());
-        Self { all, progress, metrics, workers, seen: None }
+        Self { all, progress, metrics, workers, seen: None, num_restarts: 0 }
     }
 
     /// Shows a change.
@@ -42,12 +45,12 @@ impl Bars {
         self.progress.set_position(status.step.0);
         self.progress.set_message(
             match status.eta.filter(|_| status.step.0 < status.total_steps) {
-                Some(eta) => format!("eta {}", duration(eta)),
-                None => status.reason.clone(),
+                Some(eta) if status.phase != Phase::Recovering => format!("eta {}", duration(eta)),
+                _ => status.reason.clone(),
             },
         );
         self.metrics.set_message(metric_words(status));
-        self.workers.set_message(worker_words(status));
+        self.workers.set_message(crew_words(status, self.num_restarts));
         self.seen = Some(status.clone());
     }
 

@@ -4,12 +4,14 @@
 use prospect_core::Step;
 use prospect_proto::RunStatus;
 
-use super::words::{duration, metric_words, news, worker_words};
+use super::words::{crew_words, duration, metric_words, news};
 
 /// Remembers what was said.
 #[derive(Default)]
 pub struct Lines {
     seen: Option<RunStatus>,
+    /// How many processes have taken another one's place.
+    pub num_restarts: u64,
 }
 
 impl Lines {
@@ -18,7 +20,7 @@ impl Lines {
         let seen = self.seen.as_ref();
         let mut lines = Vec::new();
         if seen.is_none_or(|seen| seen.phase != status.phase) {
-            lines.push(phase_line(status));
+            lines.push(phase_line(status, self.num_restarts));
         }
         if status.step > seen.map_or(Step(0), |seen| seen.step) {
             lines.push(step_line(status));
@@ -29,13 +31,13 @@ impl Lines {
     }
 }
 
-fn phase_line(status: &RunStatus) -> String {
+fn phase_line(status: &RunStatus, num_restarts: u64) -> String {
     let mut line = status.phase.name().to_owned();
     if !status.reason.is_empty() {
         line = format!("{line}: {}", status.reason);
     }
     if !status.workers.is_empty() {
-        line = format!("{line} ({})", worker_words(status));
+        line = format!("{line} ({})", crew_words(status, num_restarts));
     }
     line
 }

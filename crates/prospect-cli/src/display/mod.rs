@@ -2,6 +2,8 @@
 //! everywhere else. Both go to standard error.
 
 mod bars;
+#[cfg(test)]
+pub mod example;
 mod lines;
 pub mod table;
 #[cfg(test)]
@@ -14,7 +16,7 @@ use prospect_proto::RunStatus;
 
 use bars::Bars;
 use lines::Lines;
-pub use words::{bytes, duration};
+pub use words::{bytes, duration, health_words};
 
 /// One of the two forms.
 pub enum Display {
@@ -35,6 +37,14 @@ impl Display {
         match self {
             Self::Bars(bars) => bars.update(status),
             Self::Lines(lines) => lines.update(status).iter().for_each(|line| eprintln!("{line}")),
+        }
+    }
+
+    /// So many processes have taken another one's place; the run's state does not tell that.
+    pub fn restarted(&mut self, num_restarts: u64) {
+        match self {
+            Self::Bars(bars) => bars.num_restarts = num_restarts,
+            Self::Lines(lines) => lines.num_restarts = num_restarts,
         }
     }
 

@@ -1,54 +1,14 @@
 //! What a person reads.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use indicatif::ProgressStyle;
-use prospect_core::{Generation, RunId, Step, WorkerId};
-use prospect_proto::{MetricPoint, Phase, RunStatus, WorkerState, WorkerStatus};
+use prospect_core::{Generation, Phase, Step};
+use prospect_proto::{MetricPoint, RunStatus};
 
+use super::example::{status, with_workers};
 use super::lines::Lines;
-use super::{bars, duration, table};
-
-/// A run at a step, without workers.
-pub(crate) fn status(phase: Phase, step: u64) -> RunStatus {
-    let values = [("loss", 0.5), ("rewards/margins", 0.25), ("tokens_per_second", 12_345.0)];
-    RunStatus {
-        run_id: RunId("first".into()),
-        phase,
-        reason: "all workers are ready".into(),
-        step: Step(step),
-        total_steps: 40,
-        epoch: 0.5,
-        generation: Generation(1),
-        world_size: 2,
-        eta: Some(Duration::from_secs(65)),
-        start_time: SystemTime::UNIX_EPOCH,
-        checkpoint_step: None,
-        metrics: Some(MetricPoint {
-            step: Step(step),
-            values: values.map(|(key, value)| (key.to_owned(), value)).into(),
-        }),
-        eval_metrics: None,
-        workers: Vec::new(),
-        run_dir: "runs/first".into(),
-    }
-}
-
-fn with_workers(mut status: RunStatus) -> RunStatus {
-    status.workers = [("worker-0", WorkerState::Ready), ("worker-1", WorkerState::Joined)]
-        .map(|(name, state)| WorkerStatus {
-            worker: WorkerId(name.into()),
-            rank: None,
-            state,
-            device: "cpu".into(),
-            host: "127.0.0.1".into(),
-            step: Step(3),
-            heartbeat_age: Duration::from_millis(250),
-            peak_memory_bytes: 0,
-        })
-        .into();
-    status
-}
+use super::{bars, duration, health_words, table};
 
 fn check(states: &[RunStatus], expected: &[&str]) {
     let mut lines = Lines::default();
@@ -94,6 +54,66 @@ fn evaluations_and_checkpoints_are_said() {
 fn the_table_holds_the_run_and_its_workers() {
     let text = table::render(&with_workers(status(Phase::Training, 4)));
     for part in ["first", "training", "4/40", "eta 1m 05s", "loss 0.5000", "worker-1", "joined"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+/// A run that has survived something.
+fn survivor() -> RunStatus {
+    let mut status = with_workers(status(Phase::Recovering, 7));
+    (status.generation, status.attempt) = (Generation(4), 2);
+    (status.num_losses, status.num_failed_checkpoints) = (3, 1);
+    status.reason = "worker-1 was lost at step 8".into();
+    status.workers[0].is_straggler = true;
+    status.workers[0].slowdown = Some(1.8);
+    status
+}
+
+#[test]
+fn what_was_survived_is_said_with_the_phase() {
+    check(
+        &[survivor()],
+        &[
+            "recovering: worker-1 was lost at step 8 (workers 2/2: worker-0 step 3 (slow: 1.8 \
+             times the median), worker-1 joined; generation 4, 3 losses, attempt 2, 1 failed \
+             checkpoint, 93% effective)",
+            "step 7/40  loss 0.5000  margins 0.2500  12.3k tokens/s  eta 1m 05s",
+            "a checkpoint could not be saved, 1 in a row",
+            "worker-0 is slow: 1.8 times the median",
+        ],
+    );
+}
+
+#[test]
+fn a_return_to_a_checkpoint_and_a_worker_that_keeps_up_again_are_said() {
+    let before = survivor();
+    let mut after = before.clone();
+    (after.attempt, after.step) = (3, Step(5));
+    after.workers[0].is_straggler = false;
+    let mut lines = Lines::default();
+    lines.update(&before);
+    assert_eq!(lines.update(&after), ["back at step 5: attempt 3", "worker-0 keeps up again"]);
+}
+
+#[test]
+fn restarts_count_among_what_was_survived() {
+    let calm = status(Phase::Training, 4);
+    assert_eq!(health_words(&calm, 0), "");
+    assert_eq!(health_words(&calm, 1), "generation 1, 1 restart, 93% effective");
+}
+
+#[test]
+fn the_table_tells_what_was_survived() {
+    let text = table::render(&survivor());
+    let parts = [
+        "recovering: worker-1 was lost at step 8\n",
+        "checkpoint  none yet; 1 in a row could not be saved\n",
+        "world       2 workers, generation 4\n",
+        "attempt     2\nlosses      3\n",
+        "effective   93% of the time since training began went into steps that count\n",
+        "worker-0  ready  step 3  all-reduce  slow: 1.8 times the median  cpu",
+    ];
+    for part in parts {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
 }

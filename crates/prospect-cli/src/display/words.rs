@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use prospect_proto::{RunStatus, WorkerState};
+use prospect_core::WorkerState;
+use prospect_proto::{RunStatus, WorkerStatus};
 
 /// Metrics that are shown while a run goes on, with their short names.
 const SHOWN: [(&str, &str); 5] = [
@@ -80,7 +81,7 @@ pub fn bytes(number: u64) -> String {
 }
 
 /// How many of the world's workers there are, and what each does.
-pub fn worker_words(status: &RunStatus) -> String {
+fn worker_words(status: &RunStatus) -> String {
     let gone = [WorkerState::Left, WorkerState::Lost];
     let there = status.workers.iter().filter(|worker| !gone.contains(&worker.state)).count();
     let each = status.workers.iter().map(|worker| {
@@ -88,13 +89,14 @@ pub fn worker_words(status: &RunStatus) -> String {
             WorkerState::Ready => format!("step {}", worker.step),
             state => state.name().to_owned(),
         };
-        format!("{} {doing}", worker.worker)
+        let slow = slow_words(worker).map(|words| format!(" ({words})")).unwrap_or_default();
+        format!("{} {doing}{slow}", worker.worker)
     });
-    // More than a line holds says nothing: then only those that are not ready are named.
+    // More than a line holds says nothing: then only those that are not well are named.
     let all = status.workers.len() <= 4;
     let named: Vec<String> = each
         .zip(&status.workers)
-        .filter(|(_, worker)| all || worker.state != WorkerState::Ready)
+        .filter(|(_, worker)| all || worker.state != WorkerState::Ready || worker.is_straggler)
         .map(|(words, _)| words)
         .collect();
     let mut words = format!("workers {there}/{}", status.world_size);
@@ -105,7 +107,54 @@ pub fn worker_words(status: &RunStatus) -> String {
     words
 }
 
-/// What is new beside steps and phases: evaluations and checkpoints.
+/// The workers, and what the run has survived where it had to survive something.
+pub fn crew_words(status: &RunStatus, num_restarts: u64) -> String {
+    match health_words(status, num_restarts) {
+        health if health.is_empty() => worker_words(status),
+        health => format!("{}; {health}", worker_words(status)),
+    }
+}
+
+/// "slow: 1.8 times the median", for a worker that holds the others up.
+pub fn slow_words(worker: &WorkerStatus) -> Option<String> {
+    let slowdown = worker.slowdown.filter(|_| worker.is_straggler)?;
+    Some(format!("slow: {slowdown:.1} times the median"))
+}
+
+/// What the run has survived and what that cost, in one line; empty when nothing happened.
+/// `num_restarts` is how many processes have taken another one's place, as far as it is known.
+pub fn health_words(status: &RunStatus, num_restarts: u64) -> String {
+    let number = |count: u64, one: &str, many: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        count => Some(format!("{count} {many}")),
+    };
+    let failed = u64::from(status.num_failed_checkpoints);
+    let mut words: Vec<String> = [
+        number(status.num_losses, "loss", "losses"),
+        number(num_restarts, "restart", "restarts"),
+        (status.attempt > 1).then(|| format!("attempt {}", status.attempt)),
+        number(failed, "failed checkpoint", "failed checkpoints"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !words.is_empty() {
+        words.insert(0, format!("generation {}", status.generation));
+        words.extend(
+            status.effective_time_ratio.map(|ratio| format!("{} effective", percent(ratio))),
+        );
+    }
+    words.join(", ")
+}
+
+/// 93%.
+pub fn percent(ratio: f64) -> String {
+    // As a whole number there is no negative zero.
+    format!("{}%", (ratio * 100.0).round() as i64)
+}
+
+/// What is new beside steps and phases: evaluations, checkpoints, and workers that are slow.
 pub fn news(seen: Option<&RunStatus>, status: &RunStatus) -> Vec<String> {
     let mut news = Vec::new();
     let evaluated = seen.and_then(|seen| seen.eval_metrics.as_ref());
@@ -116,5 +165,22 @@ pub fn news(seen: Option<&RunStatus>, status: &RunStatus) -> Vec<String> {
     if let Some(step) = status.checkpoint_step.filter(|&step| Some(step) != saved) {
         news.push(format!("checkpoint of step {step} saved"));
     }
+    let failed = status.num_failed_checkpoints;
+    if failed > seen.map_or(0, |seen| seen.num_failed_checkpoints) {
+        news.push(format!("a checkpoint could not be saved, {failed} in a row"));
+    }
+    if seen.is_some_and(|seen| seen.attempt < status.attempt) {
+        news.push(format!("back at step {}: attempt {}", status.step, status.attempt));
+    }
+    news.extend(status.workers.iter().filter_map(|worker| {
+        let was_slow = seen.is_some_and(|seen| {
+            seen.workers.iter().any(|seen| seen.worker == worker.worker && seen.is_straggler)
+        });
+        match (was_slow, worker.is_straggler) {
+            (false, true) => Some(format!("{} is {}", worker.worker, slow_words(worker)?)),
+            (true, false) => Some(format!("{} keeps up again", worker.worker)),
+            _ => None,
+        }
+    }));
     news
 }

@@ -3,8 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// What a call printed and how it ended.
@@ -54,6 +57,76 @@ impl Called {
             assert!(self.out.contains(words), "{words:?} is missing in {self:#?}");
         }
         self
+    }
+}
+
+/// A call that is still going on, and ends with the test.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(Pid::from_child(&self.0), signal);
+    }
+
+    /// The worker of this name, once it is there.
+    pub fn worker(&self, name: &str) -> Pid {
+        let children = format!("/proc/{0}/task/{0}/children", self.0.id());
+        wait_for(name, || {
+            let pids = fs::read_to_string(&children).unwrap_or_default();
+            let is_it = |pid: &&str| {
+                let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                // Before it has become the worker program it is no worker yet.
+                let words = String::from_utf8_lossy(&words).into_owned();
+                words.contains("\0run\0") && words.contains(&format!("\0{name}\0"))
+            };
+            let pid = pids.split_whitespace().find(is_it)?.parse().unwrap();
+            Some(Pid::from_raw(pid).unwrap())
+        })
+    }
+
+    /// Whether it goes on.
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end. It prints too little to fill a pipe.
+    pub fn end(mut self) -> Called {
+        wait_for("the end", || self.0.try_wait().unwrap());
+        let text = |pipe: Option<&mut dyn std::io::Read>| {
+            let mut text = String::new();
+            pipe.unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        let out = text(self.0.stdout.as_mut().map(|pipe| pipe as _));
+        let err = text(self.0.stderr.as_mut().map(|pipe| pipe as _));
+        Called { code: self.0.wait().unwrap().code(), out, err }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Looks until there is something to see.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -6,11 +6,10 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::harness::{call, config, fake_worker, prospect, scratch};
+use crate::harness::{call, config, fake_worker, prospect, scratch, wait_for};
 
 /// Lists a CPU; as a worker it says who it is and stays.
 const STAYS: &str = r#"
@@ -30,7 +29,14 @@ esac"#;
 const DIES: &str = r#"
 case "$1" in
   devices) echo '[{"name":"cpu","cores":2}]' ;;
-  run) kill -9 $$ ;;
+  run) echo 'here it is'; kill -9 $$ ;;
+esac"#;
+
+/// As a worker it says that it was asked to end.
+const LEAVES: &str = r#"
+case "$1" in
+  devices) echo '[{"name":"cpu","cores":2}]' ;;
+  run) exit 75 ;;
 esac"#;
 
 #[test]
@@ -85,9 +91,37 @@ fn a_worker_that_is_killed_before_the_first_step_is_a_lost_peer() {
     let dir = scratch();
     let config = config(dir.path(), "run.toml");
     let worker = fake_worker(dir.path(), DIES);
-    let mut command = prospect(&["train", &config, "--run-dir"]);
+    let mut command = prospect(&["train", &config, "--max-restarts", "0", "--run-dir"]);
     command.arg(dir.path().join("run")).env("PROSPECT_WORKER", worker);
     call(&mut command).check(76, &["worker-0 ended with signal 9"]);
+}
+
+#[test]
+fn restarts_that_are_used_up_end_the_run_with_the_cause() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    let worker = fake_worker(dir.path(), DIES);
+    let run_dir = dir.path().join("run");
+    let mut command = prospect(&["train", &config, "--max-restarts", "2", "--run-dir"]);
+    command.arg(&run_dir).env("PROSPECT_WORKER", worker);
+    let cause = "error: the 2 restarts are used up: worker-0 ended with signal 9: it was killed";
+    call(&mut command).check(93, &["want of memory; it is started again", cause]);
+    // The log of all three, one after the other.
+    let log = std::fs::read_to_string(run_dir.join("logs/worker-0.log")).unwrap();
+    let again = "--- worker-0 ended with signal 9 and is started again ---\n";
+    assert_eq!(log, ["here it is\n"; 3].join(again));
+}
+
+#[test]
+fn a_worker_that_was_asked_to_end_is_not_started_again() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    let worker = fake_worker(dir.path(), LEAVES);
+    let mut command = prospect(&["train", &config, "--run-dir"]);
+    command.arg(dir.path().join("run")).env("PROSPECT_WORKER", worker);
+    let called = call(&mut command);
+    called.check(75, &[]);
+    assert!(!called.err.contains("started again"), "{called:?}");
 }
 
 #[test]
@@ -171,15 +205,4 @@ fn worker_pid(dir: &Path) -> Pid {
     wait_for("the worker", || path.exists().then_some(()));
     let text = std::fs::read_to_string(dir.join("fake-worker.pid")).unwrap();
     Pid::from_raw(text.trim().parse().unwrap()).unwrap()
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }

@@ -4,12 +4,13 @@ use crate::harness::{call, config, prospect, scratch, write};
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
         &[],
         &["train"],
         &["coordinator"],
         &["worker"],
         &["status"],
+        &["verify"],
         &["data", "check"],
         &["eval"],
         &["generate"],
@@ -48,6 +49,25 @@ fn a_value_out_of_range_says_what_is_expected() {
     let config = config(dir.path(), "run.toml");
     call(&mut prospect(&["train", &config, "--set", "train.global_batch_size=1"]))
         .check(64, &["train.global_batch_size is 1", "set 2 or more"]);
+}
+
+#[test]
+fn options_that_stand_for_keys_are_checked_as_keys() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    for command in ["train", "coordinator"] {
+        let call_with = |more: &[&str]| call(prospect(&[command, &config]).args(more));
+        call_with(&["--workers", "2", "--min-workers", "3"]).check(
+            64,
+            &["coordinator.min_workers is 3", "at most coordinator.workers, which is 2"],
+        );
+        // An option counts more than what is set.
+        call_with(&["--workers", "4", "--set", "coordinator.workers=2", "--max-workers", "3"])
+            .check(64, &["coordinator.max_workers is 3", "which is 4"]);
+        call_with(&["--min-workers", "0"]).check(64, &["--min-workers"]);
+    }
+    call(&mut prospect(&["train", &config, "--max-restarts", "many"]))
+        .check(64, &["--max-restarts"]);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::error::Error;
 
 use prospect_core::{
-    Generation, Incarnation, KlSums, Rank, ReferencePoint, ReferenceValue, Sequence, Shard, Step,
-    StepReport, StepSums, WorkerId,
+    Generation, Incarnation, KlSums, PartKlSums, PartSums, Rank, ReferencePoint, ReferenceValue,
+    Sequence, Shard, ShardPart, Step, StepReport, StepSums, WorkerId,
 };
 use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use prospect_proto::{
@@ -20,7 +20,8 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// One rank's end of the session.
 pub struct Worker {
-    from: FromWorker,
+    name: WorkerId,
+    generation: Generation,
     outgoing: mpsc::Sender<v1::SessionRequest>,
     incoming: Streaming<v1::SessionResponse>,
     /// Shards that were sent ahead, oldest first.
@@ -47,22 +48,22 @@ impl Worker {
         };
         let terms = client.join(request).await?.into_inner();
         let (outgoing, queue) = mpsc::channel(16);
-        let from = FromWorker {
-            worker: WorkerId(name.clone()),
-            incarnation: Incarnation(name),
-            generation: Generation(terms.generation),
-            message: WorkerMessage::Hello,
-        };
-        outgoing.send(from.clone().into()).await?;
+        let name = WorkerId(name);
+        let generation = Generation(terms.generation);
+        let hello = WorkerMessage::Hello { weights: None };
+        outgoing.send(from(&name, generation, hello).into()).await?;
         let incoming = client.session(ReceiverStream::new(queue)).await?.into_inner();
         let (shard, point) = (Shard::default(), ReferencePoint::default());
         let ahead = VecDeque::new();
-        let mut worker = Self { from, outgoing, incoming, ahead, shard, point };
+        let mut worker = Self { name, generation, outgoing, incoming, ahead, shard, point };
         worker.form(terms.model_digest).await?;
         Ok(worker)
     }
 
     async fn form(&mut self, model_digest: String) -> Result<()> {
+        let (num_parameters, peak_flops_per_second) = (1, None);
+        self.say(WorkerMessage::Loaded { model_digest, num_parameters, peak_flops_per_second })
+            .await?;
         loop {
             match self.receive().await? {
                 CoordinatorMessage::Assignment { rank: Rank(0), .. } => {
@@ -74,13 +75,7 @@ impl Worker {
                 _ => return Err("work came before the rendezvous".into()),
             }
         }
-        let ready = WorkerMessage::Ready {
-            model_digest,
-            resumed_step: Step(0),
-            num_parameters: 1,
-            peak_flops_per_second: None,
-        };
-        self.say(ready).await
+        self.say(WorkerMessage::Ready { step: Step(0) }).await
     }
 
     /// Takes the next shard, or waits for it.
@@ -98,9 +93,8 @@ impl Worker {
     /// Sends sums over the mismatched pairs and receives the reference point.
     pub async fn exchange(&mut self) -> Result<()> {
         let Shard { step, kind, eval_index, .. } = self.shard;
-        let mut sums = KlSums::default();
-        self.shard.mismatched.iter().for_each(|sequence| sums.push(log_prob(sequence)));
-        self.say(WorkerMessage::KlReport { step, kind, eval_index, sums }).await?;
+        let parts = self.shard.parts.iter().map(kl_sums).collect();
+        self.say(WorkerMessage::KlReport { step, kind, eval_index, parts }).await?;
         loop {
             match self.receive().await? {
                 CoordinatorMessage::Shard(shard) => self.ahead.push_back(*shard),
@@ -113,10 +107,13 @@ impl Worker {
         }
     }
 
-    /// Sends what the step came to, with the reference values that the shard lacked.
+    /// Sends what the step came to, with the reference values that the shard lacked, and waits
+    /// for the commit.
     pub async fn report(&mut self) -> Result<()> {
-        let Shard { step, kind, eval_index, ref targets, ref mismatched, .. } = self.shard;
-        let sequences = targets.iter().map(|target| &target.sequence).chain(mismatched);
+        let Shard { step, kind, eval_index, ref parts, .. } = self.shard;
+        let sequences = parts.iter().flat_map(|part| {
+            part.targets.iter().map(|target| &target.sequence).chain(&part.mismatched)
+        });
         let reference_values = sequences
             .filter(|sequence| sequence.reference_log_prob.is_none())
             .map(|sequence| ReferenceValue {
@@ -125,28 +122,54 @@ impl Worker {
                 log_prob: log_prob(sequence),
             })
             .collect();
-        let num_desirable = targets.iter().filter(|target| target.label.is_desirable()).count();
-        let sums = StepSums {
-            loss: 0.5 * targets.len() as f64 - self.point.z0,
-            num_desirable: num_desirable as u64,
-            num_undesirable: (targets.len() - num_desirable) as u64,
-            ..StepSums::default()
-        };
+        let parts = parts.iter().map(|part| sums(part, &self.point)).collect();
         let report =
-            StepReport { step, kind, eval_index, sums, reference_values, ..StepReport::default() };
-        self.say(WorkerMessage::StepReport(report)).await
+            StepReport { step, kind, eval_index, parts, reference_values, ..StepReport::default() };
+        self.say(WorkerMessage::StepReport(report)).await?;
+        loop {
+            match self.receive().await? {
+                CoordinatorMessage::Shard(shard) => self.ahead.push_back(*shard),
+                CoordinatorMessage::Commit { .. } => return Ok(()),
+                _ => return Err("the report was not answered with a commit".into()),
+            }
+        }
     }
 
     async fn say(&self, message: WorkerMessage) -> Result<()> {
-        let from = FromWorker { message, ..self.from.clone() };
+        let from = from(&self.name, self.generation, message);
         Ok(self.outgoing.send(from.into()).await?)
     }
 
     async fn receive(&mut self) -> Result<CoordinatorMessage> {
         let response =
             self.incoming.message().await?.ok_or("the coordinator closed the session")?;
-        Ok(ToWorker::try_from(response)?.message)
+        let ToWorker { generation, message } = ToWorker::try_from(response)?;
+        self.generation = generation;
+        Ok(message)
     }
+}
+
+fn from(name: &WorkerId, generation: Generation, message: WorkerMessage) -> FromWorker {
+    let incarnation = Incarnation(name.0.clone());
+    FromWorker { worker: name.clone(), incarnation, generation, message }
+}
+
+fn kl_sums(part: &ShardPart) -> PartKlSums {
+    let mut sums = KlSums::default();
+    part.mismatched.iter().for_each(|sequence| sums.push(log_prob(sequence)));
+    PartKlSums { part: part.part, sums }
+}
+
+fn sums(part: &ShardPart, point: &ReferencePoint) -> PartSums {
+    let targets = &part.targets;
+    let num_desirable = targets.iter().filter(|target| target.label.is_desirable()).count();
+    let sums = StepSums {
+        loss: 0.5 * targets.len() as f64 - point.z0,
+        num_desirable: num_desirable as u64,
+        num_undesirable: (targets.len() - num_desirable) as u64,
+        ..StepSums::default()
+    };
+    PartSums { part: part.part, sums }
 }
 
 /// A number that follows from the rows.

@@ -47,7 +47,7 @@ impl World {
         Ok(Self { workers, is_open: false, runtime, _dir: dir })
     }
 
-    /// One step from the shards to the reports.
+    /// One step from the shards to the commit.
     pub fn step(&mut self) -> Result<()> {
         self.begin_step()?;
         self.exchange()?;

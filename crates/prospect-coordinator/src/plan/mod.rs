@@ -8,6 +8,6 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use ahead::PlanAhead;
-pub(crate) use planner::{PlannedStep, Planner, PlannerOptions};
+pub(crate) use ahead::{Pass, PlanAhead};
+pub(crate) use planner::{Batch, PlannedStep, Planner, PlannerOptions};
 pub(crate) use rows::Rows;

@@ -1,21 +1,24 @@
-//! Shards of a step for all ranks, as a function of the step alone.
+//! Shards of a step as a function of the step and the number of parts alone.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use prospect_core::{Microbatch, Shard, ShardKind, Step, TrainConfig, learning_rate};
+use prospect_core::{
+    Microbatch, Rank, RowId, Shard, ShardKind, ShardPart, Step, TrainConfig, learning_rate,
+    parts_of_rank,
+};
 use prospect_schedule::{EpochOrder, PlanOptions, RowIndex as _, StepPlan, plan_eval, plan_step};
+use sha2::{Digest as _, Sha256};
 
 use super::Rows;
+use crate::hex::hex;
 
-/// What plans depend on besides the step.
+/// What plans depend on besides the step and the world.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannerOptions {
     /// Order, pairs and budgets.
     pub(crate) plan: PlanOptions,
-    /// The learning rate's course.
+    /// The learning rate's course, and into how many parts a batch is cut.
     pub(crate) train: TrainConfig,
-    /// Ranks in the world.
-    pub(crate) world_size: u32,
     /// Steps of the whole run.
     pub(crate) total_steps: u64,
 }
@@ -28,23 +31,47 @@ pub(crate) struct Planner {
     eval: Option<Rows>,
     /// Order of the epoch that was planned last.
     order: Mutex<Option<Arc<EpochOrder>>>,
-    /// Plans of the evaluation, which are the same every time.
-    evaluation: OnceLock<Vec<StepPlan>>,
+    /// Plans of the evaluation for the number of parts that was asked for last.
+    evaluation: Mutex<Option<(u32, Arc<Vec<StepPlan>>)>>,
+    /// Global batches of an evaluation.
+    num_eval_shards: OnceLock<u32>,
 }
 
-/// The shards of a step, by rank.
+/// A pass cut into the parts of a world.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedStep {
-    /// One a rank.
-    pub(crate) shards: Vec<Shard>,
+    /// Ranks that share the parts.
+    pub(crate) world_size: u32,
+    /// What all shards have in common.
+    pub(crate) common: Shard,
+    /// The parts, by number.
+    pub(crate) parts: Vec<ShardPart>,
+    /// What the pass is made of.
+    pub(crate) batch: Batch,
     /// Rows of the batch for which no mismatched completion was found.
     pub(crate) num_unpaired: u32,
 }
 
+/// What a pass is made of, the same in every world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// Rows of the global batch, in order.
+    pub(crate) rows: Vec<RowId>,
+    /// SHA-256 over a line for every row: the row and the row of its mismatched completion,
+    /// `-` for none.
+    pub(crate) pairs_sha256: String,
+}
+
 impl Planner {
     pub(crate) fn new(options: PlannerOptions, train: Rows, eval: Option<Rows>) -> Self {
-        let (order, evaluation) = (Mutex::new(None), OnceLock::new());
-        Self { options, train, eval, order, evaluation }
+        Self {
+            options,
+            train,
+            eval,
+            order: Mutex::new(None),
+            evaluation: Mutex::new(None),
+            num_eval_shards: OnceLock::new(),
+        }
     }
 
     /// Steps of the whole run.
@@ -69,44 +96,62 @@ impl Planner {
 
     /// Global batches of an evaluation, 0 without evaluation data.
     pub(crate) fn num_eval_shards(&self) -> u32 {
-        self.evaluation().len() as u32
+        *self.num_eval_shards.get_or_init(|| self.evaluation(1).len() as u32)
     }
 
-    /// Shards of a training step, without reference values.
-    pub(crate) fn train_step(&self, step: Step) -> PlannedStep {
-        let order = self.order_of(step);
-        let PlannerOptions { plan: options, world_size, .. } = &self.options;
-        let plan = plan_step(&order, &self.train, options, step, *world_size);
-        let template = Shard {
+    /// A training step, without reference values.
+    pub(crate) fn train_step(&self, step: Step, world_size: u32) -> PlannedStep {
+        let plan = self.plan(step, self.options.train.num_parts(world_size));
+        let common = Shard {
             step,
             kind: ShardKind::Train,
             epoch: self.epochs_done(step),
             learning_rate: self.learning_rate(step),
             ..Shard::default()
         };
-        planned(&self.train, &plan, &template)
+        planned(&self.train, &plan, common, world_size)
     }
 
-    /// Shards of one global batch of the evaluation after `step`, without
-    /// reference values. `None` when there is no such batch.
-    pub(crate) fn eval_batch(&self, step: Step, eval_index: u32) -> Option<PlannedStep> {
+    /// What a training step is made of.
+    pub(crate) fn batch(&self, step: Step) -> Batch {
+        Batch::new(&self.plan(step, 1))
+    }
+
+    /// One global batch of the evaluation after `step`, without reference values. `None` when
+    /// there is no such batch.
+    pub(crate) fn eval_batch(
+        &self,
+        step: Step,
+        eval_index: u32,
+        world_size: u32,
+    ) -> Option<PlannedStep> {
         let rows = self.eval.as_ref()?;
-        let plan = self.evaluation().get(eval_index as usize)?;
-        let template = Shard {
+        let evaluation = self.evaluation(self.options.train.num_parts(world_size));
+        let plan = evaluation.get(eval_index as usize)?;
+        let common = Shard {
             step,
             kind: ShardKind::Eval,
             eval_index,
             epoch: self.epochs_done(step),
             ..Shard::default()
         };
-        Some(planned(rows, plan, &template))
+        Some(planned(rows, plan, common, world_size))
     }
 
-    fn evaluation(&self) -> &[StepPlan] {
-        self.evaluation.get_or_init(|| {
-            let PlannerOptions { plan, world_size, .. } = &self.options;
-            self.eval.as_ref().map(|rows| plan_eval(rows, plan, *world_size)).unwrap_or_default()
-        })
+    fn plan(&self, step: Step, num_parts: u32) -> StepPlan {
+        let order = self.order_of(step);
+        plan_step(&order, &self.train, &self.options.plan, step, num_parts)
+    }
+
+    fn evaluation(&self, num_parts: u32) -> Arc<Vec<StepPlan>> {
+        let mut place = self.evaluation.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, plans)) = place.as_ref().filter(|(parts, _)| *parts == num_parts) {
+            return Arc::clone(plans);
+        }
+        let plan = |rows| plan_eval(rows, &self.options.plan, num_parts);
+        let plans = Arc::new(self.eval.as_ref().map(|rows| plan(rows)).unwrap_or_default());
+        *place = Some((num_parts, Arc::clone(&plans)));
+        plans
     }
 
     fn order_of(&self, step: Step) -> Arc<EpochOrder> {
@@ -122,28 +167,61 @@ impl Planner {
     }
 }
 
-/// Fills every rank's part of a plan with tokens.
-fn planned(rows: &Rows, plan: &StepPlan, template: &Shard) -> PlannedStep {
-    let shards = plan
-        .ranks
-        .iter()
-        .map(|rank| {
-            let mismatched = rank.mismatched.iter().filter_map(|&slot| {
-                let partner = plan.partners[slot as usize]?;
-                Some(rows.sequence(plan.rows[slot as usize], partner))
-            });
-            Shard {
-                num_examples_global: plan.rows.len() as u32,
-                num_pairs_global: plan.partners.iter().flatten().count() as u32,
-                targets: rank.slots.iter().map(|&s| rows.target(plan.rows[s as usize])).collect(),
-                mismatched: mismatched.collect(),
-                target_microbatches: non_empty(&rank.target_microbatches),
-                mismatched_microbatches: non_empty(&rank.mismatched_microbatches),
-                ..template.clone()
-            }
-        })
-        .collect();
-    PlannedStep { shards, num_unpaired: plan.unpaired_count }
+impl PlannedStep {
+    /// The shards, by rank.
+    pub(crate) fn into_shards(self) -> Vec<Shard> {
+        let Self { world_size, common, parts, .. } = self;
+        let num_parts = parts.len() as u32;
+        let mut parts = parts.into_iter();
+        (0..world_size)
+            .map(|rank| Shard {
+                parts: parts
+                    .by_ref()
+                    .take(parts_of_rank(Rank(rank), world_size, num_parts).len())
+                    .collect(),
+                ..common.clone()
+            })
+            .collect()
+    }
+}
+
+impl Batch {
+    fn new(plan: &StepPlan) -> Self {
+        let mut pairs = Sha256::new();
+        for (row, partner) in plan.rows.iter().zip(&plan.partners) {
+            let partner = partner.map_or_else(|| "-".to_owned(), |partner| partner.to_string());
+            pairs.update(format!("{row} {partner}\n"));
+        }
+        Self { rows: plan.rows.clone(), pairs_sha256: hex(&pairs.finalize()) }
+    }
+}
+
+/// Fills every part of a plan with tokens.
+fn planned(rows: &Rows, plan: &StepPlan, common: Shard, world_size: u32) -> PlannedStep {
+    let parts = (0..).zip(&plan.parts).map(|(part, planned)| {
+        let mismatched = planned.mismatched.iter().filter_map(|&slot| {
+            let partner = plan.partners[slot as usize]?;
+            Some(rows.sequence(plan.rows[slot as usize], partner))
+        });
+        ShardPart {
+            part,
+            targets: planned.slots.iter().map(|&s| rows.target(plan.rows[s as usize])).collect(),
+            mismatched: mismatched.collect(),
+            target_microbatches: non_empty(&planned.target_microbatches),
+            mismatched_microbatches: non_empty(&planned.mismatched_microbatches),
+        }
+    });
+    PlannedStep {
+        world_size,
+        parts: parts.collect(),
+        common: Shard {
+            num_examples_global: plan.rows.len() as u32,
+            num_pairs_global: plan.partners.iter().flatten().count() as u32,
+            ..common
+        },
+        batch: Batch::new(plan),
+        num_unpaired: plan.unpaired_count,
+    }
 }
 
 fn non_empty(microbatches: &[Microbatch]) -> Vec<Microbatch> {

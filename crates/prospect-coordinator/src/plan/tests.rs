@@ -1,6 +1,9 @@
-use prospect_core::{Label, ReferenceValue, RowId, Sequence, Shard, ShardKind, Step, Target};
+use prospect_core::{
+    Label, ReferenceValue, RowId, Sequence, Shard, ShardKind, ShardPart, Step, Target,
+};
 
 use super::ahead::fill;
+use super::{Batch, PlannedStep};
 use crate::records::{Domain, ReferenceCache};
 
 fn sequence(row: u64) -> Sequence {
@@ -25,15 +28,18 @@ fn check(kind: ShardKind, step: u64, lookahead: u64, expected: [bool; 3]) {
         cache.add(Domain::Eval, &[value], Step(step)).unwrap();
     }
     let target = |row| Target { sequence: sequence(row), label: Label::Desirable, weight: 1.0 };
-    let mut shard = Shard {
-        step: Step(step),
-        kind,
-        targets: vec![target(1), target(2)],
-        mismatched: vec![sequence(3)],
-        ..Shard::default()
+    let part =
+        |part, targets, mismatched| ShardPart { part, targets, mismatched, ..ShardPart::default() };
+    let mut planned = PlannedStep {
+        world_size: 1,
+        common: Shard { step: Step(step), kind, ..Shard::default() },
+        parts: vec![part(0, vec![target(1)], vec![]), part(1, vec![target(2)], vec![sequence(3)])],
+        batch: Batch::default(),
+        num_unpaired: 0,
     };
-    fill(&mut shard, &cache, lookahead);
-    let known = [&shard.targets[0].sequence, &shard.targets[1].sequence, &shard.mismatched[0]]
+    fill(&mut planned, &cache, lookahead);
+    let [first, second] = planned.parts.as_slice() else { unreachable!("there are two parts") };
+    let known = [&first.targets[0].sequence, &second.targets[0].sequence, &second.mismatched[0]]
         .map(|sequence| sequence.reference_log_prob.is_some());
     assert_eq!(known, expected);
 }
@@ -51,4 +57,25 @@ fn a_shard_knows_what_was_computed_a_lookahead_before_it() {
 fn an_evaluation_knows_what_earlier_evaluations_computed() {
     check(ShardKind::Eval, 3, 2, [true, true, false]);
     check(ShardKind::Eval, 1, 2, [false, false, false]);
+}
+
+#[test]
+fn every_rank_gets_its_parts_in_order() {
+    let parts = |num_parts| (0..num_parts).map(|part| ShardPart { part, ..ShardPart::default() });
+    for (world_size, num_parts, expected) in
+        [(1, 4, vec![4]), (3, 4, vec![2, 1, 1]), (2, 2, vec![1, 1])]
+    {
+        let planned = PlannedStep {
+            world_size,
+            common: Shard { step: Step(3), ..Shard::default() },
+            parts: parts(num_parts).collect(),
+            batch: Batch::default(),
+            num_unpaired: 0,
+        };
+        let shards = planned.into_shards();
+        assert_eq!(shards.iter().map(|shard| shard.parts.len()).collect::<Vec<_>>(), expected);
+        let all: Vec<u32> = shards.iter().flat_map(|s| &s.parts).map(|part| part.part).collect();
+        assert_eq!(all, (0..num_parts).collect::<Vec<_>>());
+        assert!(shards.iter().all(|shard| shard.step == Step(3)));
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Records {
     pub(crate) steps: Vec<StepMetrics>,
     /// One an evaluation, ascending; keys begin with `eval_`.
     pub(crate) evaluations: Vec<MetricPoint>,
-    /// One an event; the first has number 1.
+    /// What happened apart from the steps, with ascending numbers.
     pub(crate) events: Vec<Event>,
 }
 
@@ -40,11 +40,10 @@ impl History {
     pub(crate) fn last_evaluation(&self) -> Option<MetricPoint> {
         self.read().evaluations.last().cloned()
     }
-}
 
-impl Records {
     /// Points of the steps from `first` to `last` (0 for the newest), at most
-    /// `limit`, and the first step of the next page.
+    /// `limit`, and the first step of the next page. The writer waits for the copy at most,
+    /// not for the points.
     pub(crate) fn page(
         &self,
         is_eval: bool,
@@ -54,18 +53,24 @@ impl Records {
     ) -> (Vec<MetricPoint>, Option<Step>) {
         let last = if last == Step(0) { Step(u64::MAX) } else { last };
         if is_eval {
-            let wanted = range(&self.evaluations, |point| point.step, first, last);
+            let records = self.read();
+            let wanted = range(&records.evaluations, |point| point.step, first, last);
             let points = wanted.iter().take(limit).cloned().collect();
             return (points, wanted.get(limit).map(|point| point.step));
         }
-        let wanted = range(&self.steps, |metrics| metrics.step, first, last);
-        let points = wanted.iter().take(limit).map(|m| MetricPoint::new(m, "")).collect();
-        (points, wanted.get(limit).map(|metrics| metrics.step))
+        let (metrics, next): (Vec<StepMetrics>, _) = {
+            let records = self.read();
+            let wanted = range(&records.steps, |metrics| metrics.step, first, last);
+            let metrics = wanted.iter().take(limit).cloned().collect();
+            (metrics, wanted.get(limit).map(|metrics| metrics.step))
+        };
+        (metrics.iter().map(|metrics| MetricPoint::new(metrics, "")).collect(), next)
     }
 
     /// Events from number `first`, at most `limit`, and the number of the next.
     pub(crate) fn event_page(&self, first: u64, limit: usize) -> (Vec<Event>, Option<u64>) {
-        let wanted = range(&self.events, |event| event.sequence, first, u64::MAX);
+        let records = self.read();
+        let wanted = range(&records.events, |event| event.sequence, first, u64::MAX);
         let events = wanted.iter().take(limit).cloned().collect();
         (events, wanted.get(limit).map(|event| event.sequence))
     }

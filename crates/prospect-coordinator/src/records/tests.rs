@@ -1,6 +1,9 @@
 use std::fs;
 
-use prospect_core::{ExitCode, ReferenceValue, Resume, RowId, Step, StepMetrics};
+use prospect_core::{ExitCode, Generation, ReferenceValue, Resume, RowId, Step, StepMetrics};
+use prospect_proto::Phase;
+use prospect_schedule::machine::{LedgerEntry, Record, Replay};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
@@ -107,35 +110,86 @@ fn a_gap_in_the_metrics_is_damage() {
     assert!(error.to_string().contains("line 1 is of step 2"), "{error}");
 }
 
+/// A record of a step of the first generation.
+fn step(step: u64) -> Option<Record> {
+    let (attempt, generation) = (1, Generation(1));
+    let entry = LedgerEntry { step: Step(step), attempt, generation, ..LedgerEntry::default() };
+    Some(Record::Step(entry))
+}
+
 #[test]
 fn the_journal_numbers_events_without_gaps_over_restarts() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("journal.jsonl");
     let (mut journal, past) = Journal::open(&path, History::default()).unwrap();
-    assert_eq!((past.generation.0, past.completed), (1, None));
-    journal.record("run_started", Step(0), "first").unwrap();
-    journal.record("checkpoint_saved", Step(2), "second").unwrap();
+    assert_eq!(past.replay, Replay::default());
+    journal.record("run_started", Step(0), "first", None).unwrap();
+    let regroup = Record::Regroup { generation: Generation(1), committed: Step(0) };
+    journal.record("regroup", Step(0), "second", Some(regroup)).unwrap();
+    journal.record(STEP, Step(1), "", step(1)).unwrap();
     journal.sync().unwrap();
     drop(journal);
 
-    let torn = fs::read_to_string(&path).unwrap() + r#"{"sequence":3,"ti"#;
+    let torn = fs::read_to_string(&path).unwrap() + r#"{"sequence":4,"ti"#;
     fs::write(&path, torn).unwrap();
     let history = History::default();
     let (mut journal, past) = Journal::open(&path, history.clone()).unwrap();
-    assert_eq!((past.generation.0, past.completed), (2, None));
-    journal.record("run_started", Step(2), "third").unwrap();
-    journal.record("run_complete", Step(4), "fourth").unwrap();
-    let records = history.read();
-    let numbers: Vec<u64> = records.events.iter().map(|event| event.sequence).collect();
-    assert_eq!(numbers, [1, 2, 3, 4]);
-    assert_eq!(records.event_page(2, 2).1, Some(4));
+    assert_eq!((past.replay.generation, past.replay.committed), (Generation(1), Step(1)));
+    journal.record("run_started", Step(1), "fourth", None).unwrap();
+    let ended = Record::Ended { phase: Phase::Stopped };
+    journal.record("phase", Step(1), "fifth", Some(ended)).unwrap();
+    let numbers: Vec<u64> = history.read().events.iter().map(|event| event.sequence).collect();
+    assert_eq!(numbers, [1, 2, 4, 5], "steps are no events for readers");
+    assert_eq!(history.event_page(2, 2).1, Some(5));
     let (_, past) = Journal::open(&path, History::default()).unwrap();
-    assert_eq!((past.generation.0, past.completed), (3, Some(Step(4))));
+    assert_eq!(past.replay.ended, Some(Phase::Stopped));
+
     let lines: Vec<String> =
         fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect();
-    fs::write(&path, [&lines[0], "\n", &lines[2], "\n"].concat()).unwrap();
-    let error = Journal::open(&path, History::default()).unwrap_err();
-    assert!(error.to_string().contains("event 3 stands where event 2 belongs"), "{error}");
+    check_damaged(&path, &[&lines[0], &lines[2]], "event 3 stands where event 2 belongs");
+    let skipped = lines[2].replace(r#""step":1,"epoch""#, r#""step":2,"epoch""#);
+    check_damaged(&path, &[&lines[0], &lines[1], &skipped], "line 3: step 2");
+}
+
+#[track_caller]
+fn check_damaged(path: &std::path::Path, lines: &[&str], expected: &str) {
+    fs::write(path, lines.join("\n") + "\n").unwrap();
+    let error = Journal::open(path, History::default()).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Corrupt);
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[test]
+fn a_run_goes_on_while_its_coordinator_is_away_and_not_after_its_end() {
+    let path = tempfile::tempdir().unwrap();
+    let path = path.path().join("journal.jsonl");
+    let line = |sequence, second, data| {
+        let time = format!("2026-01-31T12:00:{second:02}Z");
+        let line = json!({"sequence": sequence, "time": time, "kind": "x", "step": 0,
+            "message": "", "data": data});
+        format!("{line}\n")
+    };
+    let regroup =
+        |generation| json!({"record": "regroup", "generation": generation, "committed": 0});
+    let formed = |generation| json!({"record": "formed", "generation": generation});
+    let lines = [
+        line(1, 0, regroup(1)),
+        line(2, 10, formed(1)),
+        line(3, 15, json!({"record": "ended", "phase": "stopped"})),
+        line(4, 30, regroup(2)),
+        line(5, 40, formed(2)),
+    ];
+    let until = |num_lines: usize| {
+        fs::write(&path, lines[..num_lines].concat()).unwrap();
+        let (_, past) = Journal::open(&path, History::default()).unwrap();
+        let now: prost_types::Timestamp = "2026-01-31T12:00:50Z".parse().unwrap();
+        let (time, is_open) = past.course.until(now.try_into().unwrap());
+        (time.as_secs(), is_open)
+    };
+    assert_eq!(
+        [until(1), until(2), until(3), until(5)],
+        [(0, false), (40, true), (5, false), (15, true)]
+    );
 }
 
 #[test]
@@ -144,7 +198,7 @@ fn pages_hold_at_most_what_was_asked_for() {
     history.write().steps =
         (1..=5).map(|step| StepMetrics { step: Step(step), ..Default::default() }).collect();
     let page = |first, last, limit| {
-        let (points, next) = history.read().page(false, Step(first), Step(last), limit);
+        let (points, next) = history.page(false, Step(first), Step(last), limit);
         (points.iter().map(|point| point.step.0).collect::<Vec<_>>(), next.map(|step| step.0))
     };
     assert_eq!(page(0, 0, 3), (vec![1, 2, 3], Some(4)));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::series::for_each_object;
+use crate::records::STEP;
 
 /// Events of the beginning that are shown of a long journal.
 pub(super) const FIRST: usize = 200;
@@ -36,7 +37,12 @@ impl Journal {
     /// Reads the file.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let mut journal = Self::default();
-        for_each_object(path, |object| journal.events.push(Event::new(&object)))?;
+        for_each_object(path, |object| {
+            // Steps are told by the plots.
+            if object.get("kind").and_then(Value::as_str) != Some(STEP) {
+                journal.events.push(Event::new(&object));
+            }
+        })?;
         journal.num_left_out = journal.events.len().saturating_sub(FIRST + LAST);
         if journal.num_left_out > 0 {
             journal.events.drain(FIRST..FIRST + journal.num_left_out);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use prospect_core::{LrSchedule, RunConfig};
+use prospect_core::{LrSchedule, Reduction, RunConfig};
 use serde_json::{Map, Value, json};
 
 use crate::CoordinatorError;
@@ -24,6 +24,9 @@ pub(crate) struct Digests {
     pub(crate) eval_data: Option<String>,
 }
 
+/// Number of workers: a setting that the canonical reduction and an elastic run are free of.
+const WORKERS: &str = "coordinator.workers";
+
 /// The settings that decide a run's numbers, by the key to change.
 pub(crate) fn manifest(
     config: &RunConfig,
@@ -34,9 +37,12 @@ pub(crate) fn manifest(
     let objective = &config.objective;
     // A constant rate is the same in a longer run; a decaying one is not.
     let decay_steps = (train.lr_schedule != LrSchedule::Constant).then_some(total_steps);
+    let is_canonical = train.reduction == Reduction::Canonical;
+    let may_change = is_canonical || config.coordinator.is_elastic();
+    let workers = (!may_change).then_some(config.coordinator.workers);
     let pairs = [
         ("format", json!(1)),
-        ("coordinator.workers", json!(config.coordinator.workers)),
+        (WORKERS, json!(workers)),
         ("coordinator.lookahead_steps", json!(config.coordinator.lookahead_steps)),
         ("model digest", json!(digests.model)),
         ("model.dtype", json!(config.model.dtype)),
@@ -63,8 +69,12 @@ pub(crate) fn manifest(
         ("train.max_grad_norm", json!(train.max_grad_norm)),
         ("train.mode", json!(train.mode)),
         ("train.recompute", json!(train.recompute)),
+        ("train.reduction", json!(train.reduction)),
+        ("train.reduction_parts", json!(is_canonical.then_some(train.reduction_parts))),
         ("train.seed", json!(train.seed)),
         ("train.threads", json!(train.threads)),
+        // What is left of an epoch is a step of its own, divided by its own count.
+        ("last batch of an epoch", json!("smaller")),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
@@ -109,10 +119,29 @@ fn differences(recorded: &Map<String, Value>, now: &Map<String, Value>) -> Vec<D
     keys.into_iter()
         .map(|key| (key, recorded.get(key), now.get(key)))
         .filter(|(_, recorded, now)| recorded != now)
+        .filter(|(key, recorded, now)| *key != WORKERS || (is_set(recorded) && is_set(now)))
         .map(|(key, recorded, now)| Difference {
             key: key.clone(),
             recorded: text(recorded),
             now: text(now),
+            allowed_by: allowed_by(key),
         })
         .collect()
+}
+
+fn is_set(value: &Option<&Value>) -> bool {
+    value.is_some_and(|value| !value.is_null())
+}
+
+/// What sets a run free of a setting.
+fn allowed_by(key: &str) -> Option<&'static str> {
+    match key {
+        WORKERS => Some(
+            "coordinator.min_workers below coordinator.max_workers, or train.reduction = \"canonical\" from the start, allows it",
+        ),
+        "train.steps of a decaying learning rate" => {
+            Some("train.lr_schedule = \"constant\" from the start allows it")
+        }
+        _ => None,
+    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod manifest;
+pub(crate) mod publish;
 #[cfg(test)]
 mod tests;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use prospect_core::{Generation, Incarnation, Rank, RunConfig, RunId, WorkerId};
+use prospect_core::{Incarnation, Rank, RunConfig, RunId, WorkerId};
 use prospect_proto::v1::coordinator_service_server::CoordinatorService;
 use prospect_proto::{Refusal, v1};
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +22,7 @@ const MAX_NAME_BYTES: usize = 253;
 #[derive(Debug)]
 pub(crate) struct ControlService {
     commands: mpsc::Sender<Command>,
+    /// The answer to a join, but for the generation.
     terms: v1::JoinResponse,
 }
 
@@ -33,7 +34,6 @@ impl ControlService {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
         run_id: &RunId,
-        generation: Generation,
         config: &RunConfig,
         digests: &Digests,
         run_dir: &Path,
@@ -43,7 +43,7 @@ impl ControlService {
         let coordinator = &config.coordinator;
         let terms = v1::JoinResponse {
             run_id: run_id.0.clone(),
-            generation: generation.0,
+            generation: 0,
             world_size: coordinator.workers,
             run_config_toml: config.to_toml()?,
             model_digest: digests.model.clone(),
@@ -91,8 +91,8 @@ impl CoordinatorService for ControlService {
         };
         let sent = self.commands.send(Command::Join { join, reply }).await;
         sent.map_err(|_| Refusal::closing())?;
-        answer.await.map_err(|_| Refusal::closing())??;
-        Ok(Response::new(self.terms.clone()))
+        let generation = answer.await.map_err(|_| Refusal::closing())??;
+        Ok(Response::new(v1::JoinResponse { generation: generation.0, ..self.terms.clone() }))
     }
 
     type SessionStream = ReceiverStream<Result<v1::SessionResponse, Status>>;
@@ -103,8 +103,7 @@ impl CoordinatorService for ControlService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbound, responses) = mpsc::channel(OUTBOUND_CAPACITY);
         let commands = self.commands.clone();
-        let generation = Generation(self.terms.generation);
-        tokio::spawn(session::converse(request.into_inner(), outbound, commands, generation));
+        tokio::spawn(session::converse(request.into_inner(), outbound, commands));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -1,10 +1,11 @@
 //! One worker's conversation: what it says becomes commands for the event
-//! loop, in order, until either side ends it.
+//! loop, in order, until either side ends it. It lasts over generations; what belongs to
+//! which is the machine's to judge.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prospect_core::{Generation, Incarnation, WorkerId};
+use prospect_core::{Incarnation, WorkerId};
 use prospect_proto::{FromWorker, Refusal, WorkerMessage, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -30,7 +31,6 @@ struct Speaker {
     session: SessionId,
     worker: WorkerId,
     incarnation: Incarnation,
-    generation: Generation,
 }
 
 /// Carries a session from its first message to its end.
@@ -38,9 +38,8 @@ pub(super) async fn converse(
     mut inbound: Streaming<v1::SessionRequest>,
     outbound: Outbound,
     commands: mpsc::Sender<Command>,
-    generation: Generation,
 ) {
-    let speaker = match greet(&mut inbound, &outbound, &commands, generation).await {
+    let speaker = match greet(&mut inbound, &outbound, &commands).await {
         Ok(speaker) => speaker,
         Err(refusal) => {
             tracing::warn!(%refusal, "session refused");
@@ -66,7 +65,6 @@ async fn greet(
     inbound: &mut Streaming<v1::SessionRequest>,
     outbound: &Outbound,
     commands: &mpsc::Sender<Command>,
-    generation: Generation,
 ) -> Result<Speaker, Refusal> {
     let out_of_order = |reason: &str| Refusal::OutOfOrder { reason: reason.to_owned() };
     let first = timeout(HELLO_TIMEOUT, inbound.message()).await;
@@ -75,18 +73,18 @@ async fn greet(
         Ok(Ok(None) | Err(_)) => return Err(out_of_order("the session ended before Hello")),
         Err(_) => return Err(out_of_order("no Hello within 30 seconds")),
     };
-    if request.message != WorkerMessage::Hello {
+    let FromWorker { worker, incarnation, generation, message } = request;
+    let WorkerMessage::Hello { weights } = message else {
         return Err(out_of_order("the first message of a session is Hello"));
-    }
-    let FromWorker { worker, incarnation, generation: found, .. } = request;
-    let session = SessionId::next();
-    let speaker = Speaker { session, worker, incarnation, generation };
-    speaker.check_generation(found)?;
+    };
+    let speaker = Speaker { session: SessionId::next(), worker, incarnation };
     let (reply, answer) = oneshot::channel();
     let open = Command::Open {
-        session,
+        session: speaker.session,
         worker: speaker.worker.clone(),
         incarnation: speaker.incarnation.clone(),
+        generation,
+        weights,
         outbound: outbound.clone(),
         reply,
     };
@@ -135,13 +133,6 @@ impl Speaker {
         if request.incarnation != self.incarnation {
             return Err(Refusal::StaleIncarnation { worker: self.worker.clone() });
         }
-        self.check_generation(request.generation)
-    }
-
-    fn check_generation(&self, found: Generation) -> Result<(), Refusal> {
-        if found == self.generation {
-            return Ok(());
-        }
-        Err(Refusal::StaleGeneration { found, current: self.generation })
+        Ok(())
     }
 }

@@ -67,8 +67,7 @@ impl StatusService for StatusApi {
         let v1::ListMetricsRequest { first_step, last_step, page_size, eval } =
             request.into_inner();
         let limit = page_limit(page_size);
-        let (points, next) =
-            self.history.read().page(eval, Step(first_step), Step(last_step), limit);
+        let (points, next) = self.history.page(eval, Step(first_step), Step(last_step), limit);
         Ok(Response::new(v1::ListMetricsResponse {
             points: points.into_iter().map(Into::into).collect(),
             next_step: next.unwrap_or_default().0,
@@ -89,7 +88,7 @@ impl StatusService for StatusApi {
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let v1::ListEventsRequest { first_sequence, page_size } = request.into_inner();
         let limit = page_limit(page_size);
-        let (events, next) = self.history.read().event_page(first_sequence, limit);
+        let (events, next) = self.history.event_page(first_sequence, limit);
         Ok(Response::new(v1::ListEventsResponse {
             events: events.into_iter().map(Into::into).collect(),
             next_sequence: next.unwrap_or_default(),

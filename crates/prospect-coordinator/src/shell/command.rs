@@ -1,6 +1,6 @@
 //! What the services ask of the event loop.
 
-use prospect_core::{Incarnation, Rank, WorkerId};
+use prospect_core::{Generation, Incarnation, Rank, Weights, WorkerId};
 use prospect_proto::{FromWorker, Refusal, WorkerMessage};
 use prospect_schedule::machine::Event;
 use tokio::sync::oneshot;
@@ -10,8 +10,8 @@ use crate::board::WorkerFacts;
 use crate::service::{Outbound, SessionId};
 use crate::{CoordinatorError, convert};
 
-/// The answer to a worker that wants to take part.
-pub(crate) type Answer = oneshot::Sender<Result<(), Refusal>>;
+/// The answer to a worker that wants to take part: the present generation.
+pub(crate) type Answer = oneshot::Sender<Result<Generation, Refusal>>;
 
 /// One request to the event loop.
 #[derive(Debug)]
@@ -31,6 +31,10 @@ pub(crate) enum Command {
         worker: WorkerId,
         /// Which process of that name.
         incarnation: Incarnation,
+        /// The generation that it believes in.
+        generation: Generation,
+        /// What it has in memory, where it has done steps of the run.
+        weights: Option<Weights>,
         /// The way to it.
         outbound: Outbound,
         /// Where the answer goes.
@@ -76,20 +80,24 @@ impl Shell {
     pub(super) async fn command(&mut self, command: Command) -> Result<(), CoordinatorError> {
         match command {
             Command::Join { join, reply } => self.join(join, reply).await,
-            Command::Open { session, worker, incarnation, outbound, reply } => {
+            Command::Open {
+                session,
+                worker,
+                incarnation,
+                generation,
+                weights,
+                outbound,
+                reply,
+            } => {
                 // A session that is refused must not take the place of one that stands.
                 if self.machine.admits(&worker, &incarnation) {
                     let (worker, incarnation) = (worker.clone(), incarnation.clone());
                     self.inner.sessions.insert(worker, incarnation, session, outbound);
                 }
-                let event = Event::SessionOpened {
-                    worker: worker.clone(),
-                    incarnation: incarnation.clone(),
-                };
-                self.handle(event).await?;
-                let refusal = self.take_refusal(&worker, &incarnation);
-                // A caller that has gone away needs no answer.
-                let _ = reply.send(refusal.map_or(Ok(()), Err));
+                let (name, process) = (worker.clone(), incarnation.clone());
+                self.handle(Event::SessionOpened { worker, incarnation, generation, weights })
+                    .await?;
+                self.answer(&name, &process, reply);
                 Ok(())
             }
             Command::Said { session, from } => self.said(session, from).await,
@@ -112,13 +120,15 @@ impl Shell {
             preferred_rank,
         };
         self.handle(event).await?;
-        let refusal = self.take_refusal(&worker, &incarnation);
-        if refusal.is_none() {
-            let facts = WorkerFacts { device, host, peak_flops_per_second: None };
+        if self.answer(&worker, &incarnation, reply) {
+            // A process that joins again has loaded its model already.
+            let known = self.inner.workers.remove(&worker);
+            let known = known.filter(|facts| facts.incarnation == incarnation);
+            let peak_flops_per_second = known.and_then(|facts| facts.peak_flops_per_second);
+            let facts = WorkerFacts { incarnation, device, host, peak_flops_per_second };
             self.inner.workers.insert(worker, facts);
             self.publish();
         }
-        let _ = reply.send(refusal.map_or(Ok(()), Err));
         Ok(())
     }
 
@@ -126,16 +136,24 @@ impl Shell {
         if !self.inner.sessions.is_current(&from.worker, session) {
             return Ok(());
         }
-        if let WorkerMessage::Ready { peak_flops_per_second, .. } = from.message
+        if let WorkerMessage::Loaded { peak_flops_per_second, .. } = from.message
             && let Some(facts) = self.inner.workers.get_mut(&from.worker)
         {
             facts.peak_flops_per_second = peak_flops_per_second;
         }
-        let rank = self.machine.member(&from.worker).and_then(|member| member.rank);
-        match convert::event(from, rank) {
+        match convert::event(from) {
             Some(event) => self.handle(event).await,
             None => Ok(()),
         }
+    }
+
+    /// Tells a worker whether it may take part.
+    fn answer(&mut self, worker: &WorkerId, incarnation: &Incarnation, reply: Answer) -> bool {
+        let refusal = self.take_refusal(worker, incarnation);
+        let is_taken = refusal.is_none();
+        // A caller that has gone away needs no answer.
+        let _ = reply.send(refusal.map_or_else(|| Ok(self.machine.generation()), Err));
+        is_taken
     }
 
     /// The machine's refusal of a worker, if there is one.

@@ -1,44 +1,72 @@
-//! Putting steps, evaluations and checkpoints on record.
+//! Putting steps and evaluations on record.
 
 use std::time::SystemTime;
 
-use prospect_core::{Step, StepMetrics};
-use prospect_schedule::machine::Commit;
+use prospect_core::StepMetrics;
+use prospect_schedule::machine::{Commit, LedgerEntry, Record};
 
 use super::Shell;
 use crate::CoordinatorError;
-use crate::records::Domain;
+use crate::hex::bits;
+use crate::records::{Domain, STEP};
 
 impl Shell {
-    /// Reference values first, metrics last: a step whose metrics are on record
-    /// has left all else behind, too.
+    /// Reference values first, metrics next, the ledger last: a step that stands there has left
+    /// all else behind, too.
     pub(super) fn commit_step(&mut self, commit: Commit) -> Result<(), CoordinatorError> {
         let step = commit.step;
         let now = self.inner.clock.now();
         self.inner.pace.step(now);
-        self.num_tokens += commit.sums.num_tokens;
+        self.effective.step(commit.phase_seconds.total);
+        self.files.steps.num_tokens += commit.sums.num_tokens;
         let metrics = StepMetrics {
             grad_norm: Some(commit.grad_norm),
             learning_rate: Some(self.plans.planner().learning_rate(step)),
             ..self.metrics(&commit)
         };
-        if let Some(cache) = &mut self.files.cache {
+        let entry = self.ledger_entry(&commit, &metrics);
+        if let Some(cache) = &mut self.files.steps.cache {
             cache.add(Domain::Train, &commit.reference_values, step)?;
         }
-        self.files.tensorboard.record("train", &metrics, SystemTime::now())?;
+        self.files.steps.tensorboard.record("train", &metrics, SystemTime::now())?;
         tracing::debug!(%step, loss = metrics.loss, kl = metrics.kl, "step");
-        self.files.metrics.record_step(metrics)
+        self.files.steps.metrics.record_step(metrics)?;
+        self.files.journal.record(STEP, step, "", Some(Record::Step(entry)))?;
+        self.pass("coordinator::step_record")
+    }
+
+    fn ledger_entry(&mut self, commit: &Commit, metrics: &StepMetrics) -> LedgerEntry {
+        let step = commit.step;
+        let later = self.inner.batches.split_off(&step.next());
+        let planned = std::mem::replace(&mut self.inner.batches, later).remove(&step);
+        let batch = planned.unwrap_or_else(|| self.plans.planner().batch(step));
+        LedgerEntry {
+            step,
+            epoch: metrics.epoch,
+            attempt: self.machine.attempt(),
+            generation: self.world.generation,
+            world_size: metrics.world_size,
+            rows: batch.rows.iter().map(|row| row.0).collect(),
+            pairs_sha256: batch.pairs_sha256,
+            loss: bits(metrics.loss),
+            reference_point: bits(commit.point.z0),
+            grad_norm: bits(commit.grad_norm),
+            learning_rate: bits(self.plans.planner().learning_rate(step)),
+        }
     }
 
     pub(super) fn commit_eval(&mut self, commit: Commit) -> Result<(), CoordinatorError> {
         let now = self.inner.clock.now();
         self.inner.pace.evaluation(now);
+        if self.history.last_evaluation().is_some_and(|last| last.step >= commit.step) {
+            return self.note("evaluated", commit.step, "the evaluation is on record already");
+        }
         let metrics = self.metrics(&commit);
-        if let Some(cache) = &mut self.files.cache {
+        if let Some(cache) = &mut self.files.steps.cache {
             cache.add(Domain::Eval, &commit.reference_values, commit.step)?;
         }
-        self.files.tensorboard.record("eval", &metrics, SystemTime::now())?;
-        self.files.metrics.record_evaluation(&metrics)?;
+        self.files.steps.tensorboard.record("eval", &metrics, SystemTime::now())?;
+        self.files.steps.metrics.record_evaluation(&metrics)?;
         let StepMetrics { loss, rewards_accuracies, .. } = metrics;
         let message = format!("evaluated: loss {loss:.4}, accuracy {rewards_accuracies:.3}");
         self.note("evaluated", commit.step, &message)
@@ -52,12 +80,12 @@ impl Shell {
         let num_tokens = (sums.num_tokens + sums.num_mismatched_tokens) as f64;
         StepMetrics {
             epoch: self.plans.planner().epochs_done(*step),
-            num_tokens: self.num_tokens,
+            num_tokens: self.files.steps.num_tokens,
             tokens_per_second: rate(num_tokens),
             mfu: self.peak_rate().and_then(|peak| rate(sums.flops / peak)),
             step_seconds: Some(seconds).filter(|seconds| *seconds > 0.0),
             peak_memory_bytes: Some(*peak_memory_bytes).filter(|bytes| *bytes > 0),
-            world_size: self.machine.world_size(),
+            world_size: self.world.size,
             ..StepMetrics::from_sums(*step, sums, point)
         }
     }
@@ -70,53 +98,5 @@ impl Shell {
             .filter(|member| member.rank.is_some())
             .map(|member| self.inner.workers.get(&member.worker)?.peak_flops_per_second);
         rates.sum::<Option<f64>>().filter(|rate| *rate > 0.0)
-    }
-
-    /// Makes the records durable up to a checkpoint, then says that it exists,
-    /// then removes the ones that are not to be kept.
-    pub(super) async fn checkpoint_durable(
-        &mut self,
-        step: Step,
-        path: &str,
-        manifest_sha256: &str,
-    ) -> Result<(), CoordinatorError> {
-        self.sync()?;
-        if let Err(problem) = self.files.retention.add(step, manifest_sha256) {
-            let message = format!(
-                "{path} cannot be verified here ({problem}); the run directory has to be the same for coordinator and workers"
-            );
-            self.note("checkpoint_unverified", step, &message)?;
-            return self.files.journal.sync();
-        }
-        self.note("checkpoint_saved", step, &format!("saved {path}"))?;
-        self.files.journal.sync()?;
-        let mut retention = self.files.retention.clone();
-        let pruned = tokio::task::spawn_blocking(move || {
-            let removed = retention.prune();
-            (retention, removed)
-        });
-        let (retention, removed) = pruned.await.map_err(|error| CoordinatorError::Internal {
-            message: format!("removing old checkpoints failed: {error}"),
-        })?;
-        self.files.retention = retention;
-        match removed {
-            Ok(steps) => {
-                for step in steps {
-                    let message = format!("removed {}", step.directory_name());
-                    self.note("checkpoint_removed", step, &message)?;
-                }
-                Ok(())
-            }
-            // One checkpoint too many does no harm until the disk is full.
-            Err(error) => self.note("checkpoint_not_removed", step, &error.to_string()),
-        }
-    }
-
-    /// Waits until the records are on the disk.
-    pub(super) fn sync(&mut self) -> Result<(), CoordinatorError> {
-        if let Some(cache) = &mut self.files.cache {
-            cache.sync()?;
-        }
-        self.files.metrics.sync()
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prospect_core::ExitCode;
 use prospect_proto::{CoordinatorMessage as Message, FailureKind, Phase};
+use prospect_schedule::machine::Record;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,10 +29,20 @@ impl Shell {
         self.send_all(&Message::Abort { reason: reason.clone(), kind });
         // The journal may be what failed.
         let step = self.machine.committed_step();
-        let _ = self.note("coordinator_failed", step, &reason);
+        let ended = Record::Ended { phase: Phase::Failed };
+        let _ = self.put_on_record("coordinator_failed", step, &reason, ended);
         let _ = self.files.journal.sync();
         self.inner.failure = Some(reason);
         self.publish();
+    }
+
+    /// Waits for the work on the checkpoints, and takes in what it comes to.
+    pub(super) async fn finish_jobs(&mut self) -> Result<(), CoordinatorError> {
+        while self.inner.jobs.is_busy() {
+            let done = self.inner.jobs.done().await?;
+            self.job_done(done).await?;
+        }
+        Ok(())
     }
 
     /// Writes the report. A run does not fail for the want of it.
@@ -74,5 +85,15 @@ impl Shell {
             }
         }
         self.publish();
+    }
+
+    /// Waits, for a bounded time, for the last copy of a checkpoint.
+    pub(super) async fn close_mirror(&mut self) {
+        let Some(mirror) = self.inner.mirror.take() else { return };
+        for event in mirror.close().await {
+            // The journal may be what failed.
+            let _ = self.note(event.kind, event.step, &event.message);
+        }
+        let _ = self.files.journal.sync();
     }
 }

@@ -7,32 +7,38 @@ mod clock;
 mod command;
 mod commit;
 mod drain;
+mod durable;
+mod jobs;
 mod sessions;
+mod shards;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use prospect_core::{Incarnation, Step, WorkerId};
+use prospect_core::{Generation, Incarnation, Step, WorkerId};
 use prospect_proto::Refusal;
-use prospect_schedule::machine::{Event, Phase, RunMachine};
+use prospect_schedule::machine::{Action, Event, Phase, Record, RunMachine};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::CoordinatorError;
 use crate::board::{Board, View, WorkerFacts};
+use crate::effective::EffectiveTime;
 use crate::eta::Pace;
-use crate::plan::PlanAhead;
-use crate::records::{Journal, MetricsFiles, ReferenceCache};
+use crate::mirror::{self, MirrorHandle};
+use crate::plan::{Batch, PlanAhead};
+use crate::records::{History, Journal, StepRecords};
 use crate::run_dir::RunDir;
 use crate::run_dir::checkpoints::Retention;
 use crate::service::Server;
-use crate::tensorboard::EventFile;
 use clock::Clock;
+use jobs::Jobs;
 use sessions::Sessions;
 
 pub(crate) use command::{Command, JoinRequest};
+pub(crate) use durable::{CHECKPOINT_REJECTED, ROLLED_BACK, rejection, resume_point};
 
 /// Commands that may wait for the event loop.
 pub(crate) const COMMAND_CAPACITY: usize = 1024;
@@ -40,58 +46,113 @@ pub(crate) const COMMAND_CAPACITY: usize = 1024;
 const TICK: Duration = Duration::from_millis(100);
 /// How old the published state may get.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a change is published, but for a change of phase. Many readers of the status then
+/// cost no more with quick steps than with slow ones.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The files that the event loop writes.
 #[derive(Debug)]
 pub(crate) struct Files {
     pub(crate) journal: Journal,
-    pub(crate) metrics: MetricsFiles,
-    /// Absent when reference values are not to be kept.
-    pub(crate) cache: Option<ReferenceCache>,
-    pub(crate) tensorboard: EventFile,
+    pub(crate) steps: StepRecords,
+}
+
+/// What an event loop is made of.
+pub(crate) struct Parts {
+    pub(crate) machine: RunMachine,
+    pub(crate) plans: PlanAhead,
+    pub(crate) files: Files,
+    pub(crate) history: History,
+    pub(crate) board: Board,
+    pub(crate) run_dir: RunDir,
     pub(crate) retention: Retention,
+    /// Absent where checkpoints are not copied.
+    pub(crate) mirror: Option<MirrorHandle>,
+    pub(crate) pace: Pace,
+    pub(crate) effective: EffectiveTime,
 }
 
 /// The event loop's state.
 pub(crate) struct Shell {
     pub(crate) machine: RunMachine,
-    pub(crate) plans: PlanAhead,
-    pub(crate) files: Files,
+    plans: PlanAhead,
+    files: Files,
+    history: History,
     pub(crate) board: Board,
     pub(crate) run_dir: RunDir,
-    /// Tokens of target sequences since the start of the run.
-    pub(crate) num_tokens: u64,
+    effective: EffectiveTime,
+    world: World,
     inner: Inner,
 }
 
-/// What begins empty.
-#[derive(Default)]
+/// The world as far as its changes were carried out: the machine may be ahead of that.
+#[derive(Clone, Copy, Debug)]
+struct World {
+    generation: Generation,
+    /// Number of ranks.
+    size: u32,
+}
+
+/// What the event loop keeps to itself.
 struct Inner {
     clock: Clock,
     sessions: Sessions,
     workers: HashMap<WorkerId, WorkerFacts>,
     pace: Pace,
+    jobs: Jobs,
+    mirror: Option<MirrorHandle>,
     pending: VecDeque<Event>,
     /// Joins and sessions that the machine has refused, until they are answered.
     refused: Vec<(WorkerId, Incarnation, Refusal)>,
-    published: Option<Instant>,
+    /// What the steps that are not committed yet are made of.
+    batches: BTreeMap<Step, Batch>,
+    /// Content digests of checkpoints that are in their place and not yet on record.
+    contents: HashMap<Step, String>,
+    published: Option<Published>,
     warned_of_unpaired_rows: bool,
     /// Why the coordinator itself cannot go on, if so.
     failure: Option<String>,
 }
 
+/// What was shown to readers last.
+#[derive(Clone, Copy, Debug)]
+struct Published {
+    at: Instant,
+    phase: Phase,
+    is_current: bool,
+}
+
 impl Shell {
-    pub(crate) fn new(
-        machine: RunMachine,
-        plans: PlanAhead,
-        files: Files,
-        board: Board,
-        run_dir: RunDir,
-        num_tokens: u64,
-        pace: Pace,
-    ) -> Self {
-        let inner = Inner { pace, ..Inner::default() };
-        Self { machine, plans, files, board, run_dir, num_tokens, inner }
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            machine,
+            plans,
+            files,
+            history,
+            board,
+            run_dir,
+            retention,
+            mirror,
+            pace,
+            effective,
+        } = parts;
+        let inner = Inner {
+            clock: Clock::default(),
+            sessions: Sessions::default(),
+            workers: HashMap::new(),
+            pace,
+            jobs: Jobs::new(&run_dir, retention),
+            mirror,
+            pending: VecDeque::new(),
+            refused: Vec::new(),
+            batches: BTreeMap::new(),
+            contents: HashMap::new(),
+            published: None,
+            warned_of_unpaired_rows: false,
+            failure: None,
+        };
+        let world = World { generation: machine.generation(), size: machine.world_size() };
+        Self { machine, plans, files, history, board, run_dir, effective, world, inner }
     }
 
     /// Runs until the machine has ended and its workers have left.
@@ -105,12 +166,18 @@ impl Shell {
         shutdown: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<(), CoordinatorError> {
         self.plans.begin(self.machine.committed_step().next());
-        let result = self.turn(commands, server, shutdown).await;
+        let mut result = self.turn(commands, server, shutdown).await;
+        if result.is_ok() {
+            result = self.finish_jobs().await;
+        }
         if let Err(error) = &result {
             self.abandon(error);
         }
         self.write_report().await;
         self.drain(commands).await;
+        self.close_mirror().await;
+        // The directory is let go of when nothing is done in it any more.
+        self.inner.jobs.idle().await;
         result
     }
 
@@ -133,11 +200,18 @@ impl Shell {
                     let reason = "the coordinator was asked to end".to_owned();
                     self.handle(Event::StopRequested { reason }).await?;
                 }
+                done = self.inner.jobs.done() => self.job_done(done?).await?,
+                event = mirror::next_event(&mut self.inner.mirror) => {
+                    self.note(event.kind, event.step, &event.message)?;
+                }
                 Some(command) = commands.recv() => self.command(command).await?,
                 error = server.failed() => return Err(error),
                 _ = tick.tick() => {
                     self.handle(Event::Tick).await?;
-                    if self.inner.published.is_none_or(|at| at.elapsed() >= PUBLISH_INTERVAL) {
+                    let is_fresh = |last: &Published| {
+                        last.is_current && last.at.elapsed() < PUBLISH_INTERVAL
+                    };
+                    if !self.inner.published.as_ref().is_some_and(is_fresh) {
                         self.publish();
                     }
                 }
@@ -155,12 +229,23 @@ impl Shell {
             if actions.is_empty() {
                 continue;
             }
-            for action in actions {
+            for action in with_farewells_last(actions) {
                 self.act(action).await?;
             }
-            self.publish();
+            self.publish_change();
         }
         Ok(())
+    }
+
+    /// Shows a change to readers, a little later where they have just seen one.
+    fn publish_change(&mut self) {
+        let phase = self.machine.phase();
+        match &mut self.inner.published {
+            Some(last) if last.phase == phase && last.at.elapsed() < CHANGE_INTERVAL => {
+                last.is_current = false;
+            }
+            _ => self.publish(),
+        }
     }
 
     /// Shows the state to readers.
@@ -176,15 +261,39 @@ impl Shell {
             epoch: self.plans.planner().epochs_done(step),
             eta: eta.filter(|_| !phase.is_terminal()),
             failure: failure.as_deref(),
+            effective_time_ratio: self.effective.ratio(now),
             facts_of: Some(&facts_of),
         };
         self.board.publish(&self.machine, &view);
-        self.inner.published = Some(Instant::now());
+        self.inner.published = Some(Published { at: Instant::now(), phase, is_current: true });
     }
 
     /// Puts an event on record.
     fn note(&mut self, kind: &str, step: Step, message: &str) -> Result<(), CoordinatorError> {
         tracing::info!(kind, %step, "{message}");
-        self.files.journal.record(kind, step, message)
+        self.files.journal.record(kind, step, message, None)
     }
+
+    /// Puts an event that a later start depends on on record.
+    fn put_on_record(
+        &mut self,
+        kind: &str,
+        step: Step,
+        message: &str,
+        record: Record,
+    ) -> Result<(), CoordinatorError> {
+        tracing::info!(kind, %step, "{message}");
+        self.files.journal.record(kind, step, message, Some(record))
+    }
+}
+
+/// Workers are told of the end once it is on record.
+fn with_farewells_last(mut actions: Vec<Action>) -> Vec<Action> {
+    let is_end = |action: &Action| matches!(action, Action::PhaseChanged { phase, .. } if phase.is_terminal());
+    if actions.iter().any(is_end) {
+        // The sort keeps the order of what is equal.
+        actions
+            .sort_by_key(|action| matches!(action, Action::SendAbort { .. } | Action::SendClose));
+    }
+    actions
 }

@@ -59,6 +59,21 @@ impl Sessions {
         }
     }
 
+    /// Sends a worker its last message and lets its session go.
+    pub(super) fn dismiss(
+        &mut self,
+        worker: &WorkerId,
+        incarnation: &Incarnation,
+        generation: Generation,
+        message: CoordinatorMessage,
+    ) {
+        if self.0.get(worker).is_some_and(|session| session.incarnation == *incarnation) {
+            // One that does not read learns it from the stream's end.
+            self.send(worker, generation, message);
+            self.0.remove(worker);
+        }
+    }
+
     /// Sends a message to a worker. False when the worker lets messages pile up
     /// or is gone; what its session's end does then follows.
     pub(super) fn send(

@@ -59,3 +59,29 @@ fn lines_that_stay_keep_their_bytes() {
     keep_lines::<f64>(&path, |_| true).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
 }
+
+#[test]
+fn a_line_that_did_not_fit_is_taken_off_again() {
+    // A limit of file sizes holds for a whole process, so the test is its own child under one.
+    const PATH: &str = "PROSPECT_TEST_LIMITED_FILE";
+    if let Some(path) = std::env::var_os(PATH) {
+        let mut lines = JsonLines::open(Path::new(&path)).unwrap();
+        while lines.append(&"x".repeat(300)).is_ok() {}
+        return lines.append(&7).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lines.jsonl");
+    let name = "storage::tests::a_line_that_did_not_fit_is_taken_off_again";
+    let script = format!("trap '' XFSZ; ulimit -f 1; exec \"$0\" --exact {name}");
+    let child = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env(PATH, &path)
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{child:?}");
+    let lines: Vec<serde_json::Value> = read_lines(&path).unwrap();
+    let (last, long) = lines.split_last().unwrap();
+    assert_eq!(*last, 7);
+    assert!(!long.is_empty() && long.iter().all(|line| line.as_str().unwrap().len() == 300));
+}

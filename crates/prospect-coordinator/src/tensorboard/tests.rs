@@ -23,7 +23,7 @@ fn messages(mut bytes: &[u8]) -> Vec<Event> {
 fn files_hold_a_version_a_start_and_the_values_of_each_step() {
     let dir = tempfile::tempdir().unwrap();
     let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_500);
-    let mut file = EventFile::create(dir.path(), Step(4), 2, now).unwrap();
+    let mut file = EventFile::create(dir.path(), Step(4), now).unwrap();
     let metrics = StepMetrics { step: Step(5), loss: 0.25, ..StepMetrics::default() };
     file.record("train", &metrics, now).unwrap();
     file.record("eval", &metrics, now).unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use prospect_core::Sequence;
 use serde_json::json;
 
-use super::worker::Script;
+use super::script::Script;
 use super::world::World;
 use crate::{Coordinator, CoordinatorError};
 
@@ -50,23 +50,23 @@ async fn completions_are_cut_by_the_prompt_that_they_follow() {
     let world = World::new().with(&overrides);
     write_rows(&world, "train.jsonl", &[true, false, true, false, true, false]);
     let finished = world.run("run", &[Script::default()]).await;
-    let shards = &finished.workers[0].shards;
+    let parts = || finished.workers[0].shards.iter().flat_map(|shard| &shard.parts);
     let mut num_longer = 0;
-    for pair in shards.iter().flat_map(|shard| &shard.mismatched) {
+    for pair in parts().flat_map(|part| &part.mismatched) {
         check(pair);
         // Behind its own prompt the completion is shorter than behind this one.
         let (own, _) = tokens(pair.completion_row.0);
         num_longer += usize::from(pair.num_completion_tokens() > MAX_LENGTH - own.len());
     }
     assert!(num_longer > 0);
-    let targets = shards.iter().flat_map(|shard| &shard.targets);
+    let targets = parts().flat_map(|part| &part.targets);
     targets.for_each(|target| check(&target.sequence));
-    for shard in shards {
+    for part in parts() {
         let longest = |sequences: &mut dyn Iterator<Item = &Sequence>| {
             sequences.map(Sequence::num_tokens).max().unwrap()
         };
-        assert_eq!(longest(&mut shard.targets.iter().map(|target| &target.sequence)), MAX_LENGTH);
-        assert_eq!(longest(&mut shard.mismatched.iter()), MAX_LENGTH);
+        assert_eq!(longest(&mut part.targets.iter().map(|target| &target.sequence)), MAX_LENGTH);
+        assert_eq!(longest(&mut part.mismatched.iter()), MAX_LENGTH);
     }
 }
 

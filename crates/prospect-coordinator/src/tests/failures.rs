@@ -4,18 +4,19 @@ use std::fs;
 use std::future::pending;
 use std::time::Duration;
 
-use prospect_core::{ExitCode, Step};
+use prospect_core::{ExitCode, Restore, Step};
 use prospect_proto::{FailureKind, Phase};
 use tokio::net::TcpListener;
 use tonic::Code;
 
-use super::worker::{Script, work};
+use super::script::Script;
+use super::started::Started;
 use super::world::World;
-use crate::Coordinator;
+use crate::{Coordinator, CoordinatorError, RunOutcome};
 
 /// A run directory, model or address that keeps a run from beginning.
 #[track_caller]
-fn check(result: Result<Coordinator, crate::CoordinatorError>, exit: ExitCode, expected: &[&str]) {
+fn check(result: Result<Coordinator, CoordinatorError>, exit: ExitCode, expected: &[&str]) {
     let error = result.err().expect("the coordinator must refuse to begin");
     assert_eq!(error.exit_code(), exit, "{error}");
     for part in expected {
@@ -63,7 +64,10 @@ async fn settings_that_change_the_numbers_are_refused_on_resume() {
     world.run("run", &[Script::default(), Script::default()]).await;
     let world = world.with(&["train.seed=7", "coordinator.workers=1"]);
     let result = Coordinator::bind(world.options("run")).await;
-    let expected = ["train.seed was 42, now it is 7", "coordinator.workers was 2, now it is 1"];
+    let expected = [
+        "train.seed was 42, now it is 7\n",
+        "coordinator.workers was 2, now it is 1 (coordinator.min_workers below",
+    ];
     check(result, ExitCode::Usage, &expected);
 }
 
@@ -92,18 +96,18 @@ async fn sums_that_are_not_finite_end_the_run_before_the_weights_move() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_checkpoint_is_passed_over_and_the_run_goes_on_from_an_earlier_one() {
-    let world = World::new();
+    let world = World::new().with(&["coordinator.join_timeout_seconds=0.5"]);
     let dying = Script { dies_at: Some(Step(8)), ..Script::default() };
     world.run("run", &[Script::default(), dying]).await;
     assert_eq!(world.names("run", "checkpoints"), ["step-000003", "step-000006"]);
     fs::write(world.path("run").join("checkpoints/step-000006/state"), "7").unwrap();
+    let world = world.with(&["coordinator.join_timeout_seconds=20"]);
     let resumed = world.run("run", &[Script::default(), Script::default()]).await;
     assert_eq!(resumed.outcome.phase, Phase::Complete);
-    let from = resumed.workers[0].resumed_from.as_deref();
-    assert_eq!(from, Some("checkpoints/step-000003"));
-    let events = world.lines("run", "journal.jsonl");
-    let rejected = events.iter().find(|event| event["kind"] == "checkpoint_rejected").unwrap();
-    assert!(rejected["message"].as_str().unwrap().contains("step-000006"), "{rejected:?}");
+    let path = "checkpoints/step-000003".to_owned();
+    assert_eq!(resumed.workers[0].restores[0].1, Restore::Checkpoint { path });
+    let rejected = world.messages("run", "checkpoint_rejected");
+    assert!(rejected[0].contains("step-000006"), "{rejected:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,15 +115,11 @@ async fn one_worker_too_many_is_refused_and_the_run_goes_on() {
     let world = World::new().with(&["train.steps=4"]);
     let slow = Script { step_time: Duration::from_millis(50), ..Script::default() };
     let mut started = world.start("run", &[slow.clone(), slow], Box::pin(pending())).await;
-    while !fs::exists(world.path("run").join("metrics.jsonl")).unwrap()
-        || world.metrics("run").is_empty()
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let third = work(started.url.clone(), "worker-2".into(), 2, Script::default()).await;
+    world.until_step("run", 1).await;
+    let third = started.try_worker(2).await;
     let refused = third.refused.expect("there is no place for a third worker");
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("raise coordinator.workers"), "{refused:?}");
+    assert!(refused.message().contains("raise coordinator.max_workers"), "{refused:?}");
     let outcome = (&mut started.run).await.unwrap().unwrap();
     assert_eq!((outcome.phase, outcome.step), (Phase::Complete, Step(4)));
 }
@@ -131,46 +131,80 @@ async fn workers_that_do_not_come_end_the_run_with_their_number() {
     assert_eq!(finished.outcome.exit, ExitCode::PeerLost);
     let message = finished.outcome.message;
     assert!(
-        message.contains("2 workers were expected") && message.contains("worker-0"),
+        message.contains("2 workers at least were expected") && message.contains("worker-0"),
         "{message}"
     );
     assert!(finished.workers[0].aborted.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_talks_nonsense_is_cut_off_and_ends_the_run() {
+async fn a_worker_that_talks_nonsense_is_cut_off_and_replaced() {
     let world = World::new();
     let mad = Script { talks_nonsense_at: Some(Step(2)), ..Script::default() };
-    let finished = world.run("run", &[Script::default(), mad]).await;
-    assert_eq!(finished.outcome.exit, ExitCode::PeerLost);
-    let message = finished.outcome.message;
-    assert!(message.contains("worker-1") && message.contains("failure.kind"), "{message}");
-    let refused = finished.workers[1].refused.as_ref().expect("its session ends by a status");
+    let mut started = world.start("run", &[Script::default(), mad], Box::pin(pending())).await;
+    let mad = started.workers.pop().unwrap().await.unwrap();
+    let refused = mad.refused.expect("its session ends by a status");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    started.add(1, Script::default());
+    let outcome = started.finish().await.outcome;
+    assert_eq!((outcome.phase, outcome.step), (Phase::Complete, Step(8)), "{outcome:?}");
+    let lost = world.messages("run", "worker_lost");
+    assert!(lost[0].contains("worker-1"), "{lost:?}");
+    let away = world.messages("run", "worker_away");
+    assert!(away[0].contains("failure.kind"), "{away:?}");
+}
+
+/// A run of two workers whose disk gets full, and then has room again.
+async fn check_full_disk(fill: fn(&mut Coordinator)) -> World {
+    let world = World::new();
+    let mut coordinator = Coordinator::bind(world.options("run")).await.unwrap();
+    fill(&mut coordinator);
+    let scripts = [Script::default(), Script::default()];
+    let mut started = Started::new(coordinator, &scripts, Box::pin(pending()));
+    let result: Result<RunOutcome, CoordinatorError> = (&mut started.run).await.unwrap();
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Storage);
+    assert!(error.to_string().contains("make room"), "{error}");
+    for worker in started.workers {
+        // One that came too late to be told was refused.
+        if let Some((reason, kind)) = worker.await.unwrap().aborted {
+            assert!(reason.contains("make room") && kind == FailureKind::Storage, "{reason}");
+        }
+    }
+    let report = fs::read_to_string(world.path("run").join("reports/report.html")).unwrap();
+    assert!(report.contains(">failed<"));
+
+    let finished = world.run("run", &[Script::default(), Script::default()]).await;
+    assert_eq!(finished.outcome.phase, Phase::Complete);
+    let ledger = world.ledger("run");
+    assert_eq!(ledger.iter().map(|line| line.0).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    world
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_gets_full_ends_the_run_and_its_workers_with_the_reason() {
-    let world = World::new();
-    let mut coordinator = Coordinator::bind(world.options("run")).await.unwrap();
-    coordinator.fill_disk();
-    let url = format!("http://{}", coordinator.local_addr());
-    let run = tokio::spawn(coordinator.run(pending()));
-    let worker = |rank| work(url.clone(), format!("worker-{rank}"), rank, Script::default());
-    let (first, second) = tokio::join!(worker(0), worker(1));
-    let error = run.await.unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::Storage);
-    assert!(error.to_string().contains("make room"), "{error}");
-    for seen in [first, second] {
-        let (reason, kind) = seen.aborted.unwrap();
-        assert!(reason.contains("make room") && kind == FailureKind::Storage, "{reason}");
-    }
-    let events = world.lines("run", "journal.jsonl");
-    assert!(events.iter().any(|event| event["kind"] == "coordinator_failed"));
-    let report = fs::read_to_string(world.path("run").join("reports/report.html")).unwrap();
-    assert!(report.contains(">failed<"));
+    let world = check_full_disk(Coordinator::fill_metrics_disk).await;
+    assert_eq!(world.messages("run", "coordinator_failed").len(), 1);
+}
 
-    // With room again the run begins where its records end.
-    let finished = world.run("run", &[Script::default(), Script::default()]).await;
-    assert_eq!(finished.outcome.phase, Phase::Complete);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_cannot_be_written_ends_the_run_without_damage() {
+    let world = check_full_disk(Coordinator::fill_journal_disk).await;
+    let lines = world.lines("run", "journal.jsonl");
+    let numbers: Vec<u64> = lines.iter().map(|line| line["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=lines.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
+    let world = World::new();
+    let failing = Script { num_failing_checkpoints: 1, ..Script::default() };
+    let finished = world.run("run", &[failing, Script::default()]).await;
+    assert_eq!(finished.outcome.phase, Phase::Complete, "{:?}", finished.outcome);
+    assert_eq!(world.names("run", "checkpoints"), ["step-000006"]);
+
+    let world = world.with(&["checkpoint.fail_after=1"]);
+    let failing = Script { num_failing_checkpoints: 1, ..Script::default() };
+    let finished = world.run("other", &[failing, Script::default()]).await;
+    assert_eq!(finished.outcome.exit, ExitCode::Storage, "{:?}", finished.outcome);
 }

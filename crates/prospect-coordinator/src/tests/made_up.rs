@@ -4,15 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use prospect_core::{
-    PhaseSeconds, Rank, ReferencePoint, ReferenceValue, Sequence, Shard, ShardKind, Step,
-    StepReport, StepSums,
+    KlSums, PartKlSums, PartSums, PhaseSeconds, Rank, ReferencePoint, ReferenceValue, Sequence,
+    Shard, ShardKind, ShardPart, Step, StepReport, StepSums,
 };
 use serde_json::json;
 
 use crate::run_dir::checkpoints::file_sha256;
 
 /// The rows of a sequence as one number, the same in every run.
-pub(super) fn made_up(sequence: &Sequence) -> f64 {
+fn made_up(sequence: &Sequence) -> f64 {
     (sequence.prompt_row.0 as f64 + 0.37 * sequence.completion_row.0 as f64).sin()
 }
 
@@ -30,10 +30,47 @@ pub(super) fn write_checkpoint(dir: &Path, step: Step) -> String {
     file_sha256(&dir.join("MANIFEST.json")).unwrap()
 }
 
+/// Log-ratio sums of all parts.
+pub(super) fn kl_sums(shard: &Shard) -> Vec<PartKlSums> {
+    let sums = |part: &ShardPart| {
+        let mut sums = KlSums::default();
+        part.mismatched.iter().for_each(|sequence| sums.push(made_up(sequence)));
+        PartKlSums { part: part.part, sums }
+    };
+    shard.parts.iter().map(sums).collect()
+}
+
 /// What a worker would report, with numbers that follow from the rows and the point.
 pub(super) fn report(shard: &Shard, point: &ReferencePoint) -> StepReport {
+    let sequences = shard.parts.iter().flat_map(|part| {
+        part.targets.iter().map(|target| &target.sequence).chain(&part.mismatched)
+    });
+    let reference_values = sequences
+        .filter(|sequence| sequence.reference_log_prob.is_none())
+        .map(|sequence| ReferenceValue {
+            prompt_row: sequence.prompt_row,
+            completion_row: sequence.completion_row,
+            log_prob: -10.0 + made_up(sequence),
+        })
+        .collect();
+    let parts =
+        shard.parts.iter().map(|part| PartSums { part: part.part, sums: sums(part, point) });
+    StepReport {
+        rank: Rank(0),
+        step: shard.step,
+        kind: shard.kind,
+        eval_index: shard.eval_index,
+        parts: parts.collect(),
+        grad_norm: if shard.kind == ShardKind::Train { 1.0 / shard.step.0 as f64 } else { 0.0 },
+        reference_values,
+        phase_seconds: PhaseSeconds { total: 0.5, ..PhaseSeconds::default() },
+        peak_memory_bytes: 1 << 20,
+    }
+}
+
+fn sums(part: &ShardPart, point: &ReferencePoint) -> StepSums {
     let mut sums = StepSums::default();
-    for target in &shard.targets {
+    for target in &part.targets {
         let reward = 0.1 * (made_up(&target.sequence) - point.z0);
         sums.loss += target.weight * (1.0 - reward * target.label.sign());
         if target.label.is_desirable() {
@@ -46,26 +83,7 @@ pub(super) fn report(shard: &Shard, point: &ReferencePoint) -> StepReport {
         sums.num_tokens += target.sequence.num_tokens() as u64;
     }
     sums.num_mismatched_tokens =
-        shard.mismatched.iter().map(|sequence| sequence.num_tokens() as u64).sum();
+        part.mismatched.iter().map(|sequence| sequence.num_tokens() as u64).sum();
     sums.flops = 1e9;
-    let all = shard.targets.iter().map(|target| &target.sequence).chain(&shard.mismatched);
-    let reference_values = all
-        .filter(|sequence| sequence.reference_log_prob.is_none())
-        .map(|sequence| ReferenceValue {
-            prompt_row: sequence.prompt_row,
-            completion_row: sequence.completion_row,
-            log_prob: -10.0 + made_up(sequence),
-        })
-        .collect();
-    StepReport {
-        rank: Rank(0),
-        step: shard.step,
-        kind: shard.kind,
-        eval_index: shard.eval_index,
-        sums,
-        grad_norm: if shard.kind == ShardKind::Train { 1.0 / shard.step.0 as f64 } else { 0.0 },
-        reference_values,
-        phase_seconds: PhaseSeconds { total: 0.5, ..PhaseSeconds::default() },
-        peak_memory_bytes: 1 << 20,
-    }
+    sums
 }

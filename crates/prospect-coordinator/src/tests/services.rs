@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prospect_core::{ExitCode, Generation, Incarnation, Step, WorkerId};
+use prospect_core::{ExitCode, Generation, Incarnation, Step, StepPhase, WorkerId};
 use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use prospect_proto::v1::status_service_client::StatusServiceClient;
 use prospect_proto::{FromWorker, Phase, RunStatus, WorkerMessage, v1};
@@ -12,7 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::worker::{Script, work};
+use super::script::Script;
 use super::world::World;
 
 /// Two workers that take their time.
@@ -155,13 +155,13 @@ async fn strangers_are_refused_and_the_run_stays_untouched() {
     let shutdown = Box::pin(async move { drop(stopped.await) });
     let started = world.start("run", &[], shutdown).await;
     let url = &started.url;
-    let heartbeat = WorkerMessage::Heartbeat { step: Step(1) };
-    let stranger = "stranger";
+    let (step, phase) = (Step(1), StepPhase::Idle);
+    let heartbeat = WorkerMessage::Heartbeat { step, phase, progress: 0 };
+    let (stranger, hello) = ("stranger", WorkerMessage::Hello { weights: None });
     check_session_refused(url, stranger, 1, heartbeat, Code::InvalidArgument, "is Hello").await;
-    let stale = "generation 9 is over, the world is at 1";
-    check_session_refused(url, stranger, 9, WorkerMessage::Hello, Code::Aborted, stale).await;
     let unknown = "has not joined";
-    check_session_refused(url, stranger, 1, WorkerMessage::Hello, Code::Aborted, unknown).await;
+    check_session_refused(url, stranger, 9, hello.clone(), Code::Aborted, unknown).await;
+    check_session_refused(url, stranger, 1, hello, Code::Aborted, unknown).await;
 
     let mut client = CoordinatorServiceClient::connect(url.clone()).await.unwrap();
     let nameless = client.join(v1::JoinRequest::default()).await.unwrap_err();
@@ -191,8 +191,8 @@ async fn a_stale_process_does_not_cut_off_the_live_worker_of_its_name() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let (hello, refused) = (WorkerMessage::Hello, Code::FailedPrecondition);
-    let replaced = "a newer process of worker worker-0 has taken its place";
+    let (hello, refused) = (WorkerMessage::Hello { weights: None }, Code::FailedPrecondition);
+    let replaced = "or a newer one has taken its place";
     check_session_refused(&started.url, "worker-0", 1, hello, refused, replaced).await;
     let outcome = (&mut started.run).await.unwrap().unwrap();
     assert_eq!((outcome.phase, outcome.step), (Phase::Complete, Step(8)), "{}", outcome.message);
@@ -215,7 +215,7 @@ async fn a_worker_that_comes_while_the_run_ends_may_try_again() {
     }
     stop.send(()).unwrap();
     while !seen.message().await.unwrap().unwrap().status.unwrap().reason.contains("stopping") {}
-    let late = work(started.url.clone(), "worker-2".into(), 2, Script::default()).await;
+    let late = started.try_worker(2).await;
     let refused = late.refused.expect("the run takes nobody any more");
     assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
     assert!(refused.message().contains("the run is being stopped"), "{refused:?}");
@@ -245,4 +245,48 @@ async fn workers_are_told_the_digest_of_a_separate_reference_model() {
     assert_ne!(terms.model_digest, digest);
     stop.send(()).unwrap();
     started.run.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_do_not_read_hold_nobody_up() {
+    let world = World::new();
+    let started = world.start("run", &slow(), Box::pin(std::future::pending())).await;
+    let mut client = StatusServiceClient::connect(started.url.clone()).await.unwrap();
+    let mut watchers = Vec::new();
+    for _ in 0..50 {
+        let watch = client.watch_status(v1::WatchStatusRequest {}).await.unwrap();
+        watchers.push(watch.into_inner());
+    }
+    let outcome = started.run.await.unwrap().unwrap();
+    assert_eq!((outcome.phase, outcome.step), (Phase::Complete, Step(8)), "{outcome:?}");
+    for mut watcher in watchers {
+        let (mut last, mut num_states) = (None, 0);
+        while let Ok(Some(update)) = watcher.message().await {
+            (last, num_states) = (update.status, num_states + 1);
+        }
+        assert_eq!(last.unwrap().phase, v1::Phase::Complete as i32);
+        assert!(num_states < 200, "{num_states} states were kept for a reader");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_tells_of_a_recovery_while_it_goes_on() {
+    let world = World::new();
+    let dying = Script { dies_at: Some(Step(4)), ..Script::default() };
+    let scripts = [Script::default(), dying];
+    let mut started = world.start("run", &scripts, Box::pin(std::future::pending())).await;
+    let mut client = StatusServiceClient::connect(started.url.clone()).await.unwrap();
+    let status = loop {
+        let response = client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+        let status = RunStatus::try_from(response.status.unwrap()).unwrap();
+        if status.phase == Phase::Recovering && status.num_losses == 1 {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!((status.step, status.attempt, status.num_failed_checkpoints), (Step(3), 1, 0));
+    assert!(status.effective_time_ratio.is_some_and(|ratio| ratio > 0.0), "{status:?}");
+    assert_eq!(status.generation, Generation(2));
+    started.add(1, Script::default());
+    assert_eq!(started.finish().await.outcome.phase, Phase::Complete);
 }

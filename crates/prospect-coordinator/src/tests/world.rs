@@ -4,26 +4,20 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::Duration;
 
 use prospect_core::{RunConfig, StepMetrics};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 
-use super::worker::{Script, Seen, work};
-use crate::{Coordinator, CoordinatorError, Options, RunOutcome};
+use super::script::Script;
+use super::started::{Finished, Started};
+use crate::{Coordinator, Options};
 
 /// What several runs share.
 pub(super) struct World {
     dir: TempDir,
     overrides: Vec<String>,
-}
-
-/// What came of a run.
-pub(super) struct Finished {
-    pub(super) outcome: RunOutcome,
-    /// What each worker saw.
-    pub(super) workers: Vec<Seen>,
 }
 
 impl World {
@@ -99,13 +93,8 @@ impl World {
         scripts: &[Script],
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Finished {
-        let mut started = self.start(run, scripts, Box::pin(shutdown)).await;
-        let outcome = (&mut started.run).await.unwrap().unwrap();
-        let mut workers = Vec::new();
-        for worker in started.workers {
-            workers.push(worker.await.unwrap());
-        }
-        Finished { outcome, workers }
+        let started = self.start(run, scripts, Box::pin(shutdown)).await;
+        started.finish().await
     }
 
     /// Starts a run and its workers.
@@ -116,13 +105,37 @@ impl World {
         shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Started {
         let coordinator = Coordinator::bind(self.options(run)).await.unwrap();
-        let url = format!("http://{}", coordinator.local_addr());
-        let run = tokio::spawn(coordinator.run(shutdown));
-        let worker = |(rank, script): (usize, &Script)| {
-            tokio::spawn(work(url.clone(), format!("worker-{rank}"), rank as u32, script.clone()))
-        };
-        let workers = scripts.iter().enumerate().map(worker).collect();
-        Started { url, run, workers }
+        Started::new(coordinator, scripts, shutdown)
+    }
+
+    /// Waits until so many steps are on record.
+    pub(super) async fn until_step(&self, run: &str, step: usize) {
+        let path = self.path(run).join("metrics.jsonl");
+        while fs::read_to_string(&path).map_or(0, |text| text.lines().count()) < step {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The ledger, as the step, the attempt, the generation and the rest of every line.
+    pub(super) fn ledger(&self, run: &str) -> Vec<(u64, u64, u64, Map<String, Value>)> {
+        let lines = self.lines(run, "journal.jsonl");
+        let steps = lines.iter().filter(|line| line["kind"] == "step");
+        steps
+            .map(|line| {
+                let mut data = line["data"].as_object().unwrap().clone();
+                let mut number = |key| data.remove(key).unwrap().as_u64().unwrap();
+                let (step, attempt, generation) =
+                    (number("step"), number("attempt"), number("generation"));
+                (step, attempt, generation, data)
+            })
+            .collect()
+    }
+
+    /// What happened in a run, by kind.
+    pub(super) fn messages(&self, run: &str, kind: &str) -> Vec<String> {
+        let lines = self.lines(run, "journal.jsonl");
+        let wanted = lines.iter().filter(|line| line["kind"] == kind);
+        wanted.map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Steps on record.
@@ -145,13 +158,6 @@ impl World {
         names.sort();
         names
     }
-}
-
-/// A run that is under way.
-pub(super) struct Started {
-    pub(super) url: String,
-    pub(super) run: JoinHandle<Result<RunOutcome, CoordinatorError>>,
-    pub(super) workers: Vec<JoinHandle<Seen>>,
 }
 
 /// Rows of words, desirable in two of five.

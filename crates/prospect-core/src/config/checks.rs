@@ -2,7 +2,7 @@
 
 use super::error::require;
 use super::{
-    Columns, ConfigError, CoordinatorConfig, DataConfig, ObjectiveConfig, ObjectiveName,
+    Columns, ConfigError, CoordinatorConfig, DataConfig, ObjectiveConfig, ObjectiveName, Reduction,
     TrainConfig, Weight,
 };
 
@@ -176,6 +176,27 @@ impl TrainConfig {
         require(self.threads != Some(0), "train.threads", 0, "it must be 1 or more")
     }
 
+    pub(super) fn validate_parts(
+        &self,
+        coordinator: &CoordinatorConfig,
+    ) -> Result<(), ConfigError> {
+        let most = coordinator.most_workers();
+        require(
+            self.reduction == Reduction::Fast || self.reduction_parts >= most,
+            "train.reduction_parts",
+            self.reduction_parts,
+            &format!("every worker needs a part of the batch: set {most} or more"),
+        )
+    }
+
+    /// Parts of a global batch in a world of this size.
+    pub fn num_parts(&self, world_size: u32) -> u32 {
+        match self.reduction {
+            Reduction::Fast => world_size,
+            Reduction::Canonical => self.reduction_parts,
+        }
+    }
+
     /// Steps of warm-up in a run of `total_steps`.
     pub fn resolved_warmup_steps(&self, total_steps: u64) -> u64 {
         match (self.warmup_steps, self.warmup_ratio) {
@@ -205,11 +226,13 @@ impl CoordinatorConfig {
             ("coordinator.heartbeat_interval_seconds", self.heartbeat_interval_seconds),
             ("coordinator.heartbeat_timeout_seconds", self.heartbeat_timeout_seconds),
             ("coordinator.collective_timeout_seconds", self.collective_timeout_seconds),
+            ("coordinator.step_timeout_seconds", self.step_timeout_seconds),
         ];
-        for (key, value) in ladder
-            .into_iter()
-            .chain([("coordinator.join_timeout_seconds", self.join_timeout_seconds)])
-        {
+        for (key, value) in ladder.into_iter().chain([
+            ("coordinator.join_timeout_seconds", self.join_timeout_seconds),
+            ("coordinator.replacement_wait_seconds", self.replacement_wait_seconds),
+            ("coordinator.reconnect_timeout_seconds", self.reconnect_timeout_seconds),
+        ]) {
             require(value.is_finite() && value > 0.0, key, value, "it must be above 0")?;
         }
         for [(lower, shorter), (key, longer)] in ladder.array_windows::<2>().copied() {
@@ -220,6 +243,51 @@ impl CoordinatorConfig {
                 &format!("it must be longer than {lower}, which is {shorter}"),
             )?;
         }
-        Ok(())
+        // Workers that give up before the coordinator counts them as lost would leave a run alone
+        // that would have gone on.
+        require(
+            self.reconnect_timeout_seconds > self.heartbeat_timeout_seconds,
+            "coordinator.reconnect_timeout_seconds",
+            self.reconnect_timeout_seconds,
+            &format!(
+                "it must be longer than coordinator.heartbeat_timeout_seconds, which is {}",
+                self.heartbeat_timeout_seconds
+            ),
+        )?;
+        require(
+            self.max_failures_without_progress > 0,
+            "coordinator.max_failures_without_progress",
+            0,
+            "it must be 1 or more",
+        )?;
+        let (least, most) = (self.least_workers(), self.most_workers());
+        require(least > 0, "coordinator.min_workers", least, "it must be 1 or more")?;
+        require(
+            least <= self.workers,
+            "coordinator.min_workers",
+            least,
+            &format!("it must be at most coordinator.workers, which is {}", self.workers),
+        )?;
+        require(
+            most >= self.workers,
+            "coordinator.max_workers",
+            most,
+            &format!("it must be at least coordinator.workers, which is {}", self.workers),
+        )
+    }
+
+    /// Fewest workers with which the run goes on.
+    pub fn least_workers(&self) -> u32 {
+        self.min_workers.unwrap_or(self.workers)
+    }
+
+    /// Most workers that the run takes.
+    pub fn most_workers(&self) -> u32 {
+        self.max_workers.unwrap_or(self.workers)
+    }
+
+    /// Whether the number of workers may change while the run goes on.
+    pub fn is_elastic(&self) -> bool {
+        self.least_workers() < self.most_workers()
     }
 }

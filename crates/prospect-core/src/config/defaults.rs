@@ -2,7 +2,7 @@
 
 use super::{
     CheckpointConfig, Columns, CoordinatorConfig, LrSchedule, Mode, ObjectiveConfig, ObjectiveName,
-    Recompute, ReferenceSection, Resume, TrainConfig, Weight,
+    Recompute, Reduction, ReferenceSection, Resume, TrainConfig, Weight,
 };
 
 pub(super) fn default_max_length() -> u32 {
@@ -59,6 +59,8 @@ impl Default for TrainConfig {
             microbatch_tokens: 4096,
             recompute: Recompute::default(),
             mode: Mode::default(),
+            reduction: Reduction::default(),
+            reduction_parts: 8,
             seed: 42,
             eval_every: None,
             threads: None,
@@ -68,7 +70,13 @@ impl Default for TrainConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every_steps: 100, keep: 2, resume: Resume::default() }
+        Self {
+            every_steps: 100,
+            keep: 2,
+            resume: Resume::default(),
+            mirror: None,
+            fail_after: None,
+        }
     }
 }
 
@@ -77,11 +85,17 @@ impl Default for CoordinatorConfig {
         Self {
             listen: "127.0.0.1:0".into(),
             workers: 1,
+            min_workers: None,
+            max_workers: None,
             lookahead_steps: 2,
             join_timeout_seconds: 600.0,
             heartbeat_interval_seconds: 0.25,
             heartbeat_timeout_seconds: 5.0,
             collective_timeout_seconds: 60.0,
+            step_timeout_seconds: 300.0,
+            replacement_wait_seconds: 30.0,
+            reconnect_timeout_seconds: 60.0,
+            max_failures_without_progress: 3,
         }
     }
 }

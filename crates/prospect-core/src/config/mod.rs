@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use error::ConfigError;
 pub use sections::{
     CheckpointConfig, Columns, CoordinatorConfig, DataConfig, Dtype, LrSchedule, Mode,
-    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, ReferenceSection,
-    Resume, TrainConfig, Weight,
+    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, Reduction,
+    ReferenceSection, Resume, TrainConfig, Weight,
 };
 
 /// Everything that decides a run, one section a component.
@@ -73,6 +73,7 @@ impl RunConfig {
         self.data.validate()?;
         self.objective.validate()?;
         self.train.validate(self.objective.name)?;
-        self.coordinator.validate()
+        self.coordinator.validate()?;
+        self.train.validate_parts(&self.coordinator)
     }
 }

@@ -185,6 +185,10 @@ pub struct TrainConfig {
     pub recompute: Recompute,
     /// How weights and optimizer state lie on the workers.
     pub mode: Mode,
+    /// How sums over workers are formed.
+    pub reduction: Reduction,
+    /// Parts of a global batch with the canonical reduction; at least as many as workers.
+    pub reduction_parts: u32,
     /// Seed of order and pairs.
     pub seed: u64,
     /// Evaluate after every so many steps, and after the last; never when absent and no eval files.
@@ -228,6 +232,18 @@ pub enum Mode {
     Replicated,
 }
 
+/// How gradients and sums are added over workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// An all-reduce: fastest; the bits depend on the number of workers.
+    #[default]
+    Fast,
+    /// The gradients of fixed parts of the batch are gathered and added in a fixed tree: the
+    /// same bits at every number of workers, for more memory and traffic.
+    Canonical,
+}
+
 /// `[checkpoint]`: when to save and from what to go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -238,6 +254,12 @@ pub struct CheckpointConfig {
     pub keep: u32,
     /// Whether to go on from the newest intact checkpoint of the run directory.
     pub resume: Resume,
+    /// Object-store URL that every checkpoint is copied to (`s3://`, `gs://`, `az://`, `file://`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
+    /// Checkpoints in a row that may fail to be written before the run ends; without it none ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fail_after: Option<u32>,
 }
 
 /// Whether a run goes on from a checkpoint.
@@ -259,6 +281,12 @@ pub struct CoordinatorConfig {
     pub listen: String,
     /// Workers that make up the world.
     pub workers: u32,
+    /// Workers with which the run goes on when others are lost; `workers` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_workers: Option<u32>,
+    /// Workers that the run takes when more come; `workers` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_workers: Option<u32>,
     /// Steps that are planned and sent ahead.
     pub lookahead_steps: u32,
     /// How long the run waits for all workers to join and load.
@@ -269,4 +297,13 @@ pub struct CoordinatorConfig {
     pub heartbeat_timeout_seconds: f64,
     /// How long a collective may take.
     pub collective_timeout_seconds: f64,
+    /// How long a worker may work on a step without any progress.
+    pub step_timeout_seconds: f64,
+    /// How long the world waits for the place of a lost worker to be taken before it goes on
+    /// with fewer, where `min_workers` allows that.
+    pub replacement_wait_seconds: f64,
+    /// How long workers look for a coordinator that is gone.
+    pub reconnect_timeout_seconds: f64,
+    /// How often the world may be formed again without a step in between.
+    pub max_failures_without_progress: u32,
 }

@@ -125,6 +125,10 @@ fn the_list_of_keys_is_the_list_of_fields() {
         "train.warmup_steps=1",
         "train.eval_every=1",
         "train.threads=1",
+        "checkpoint.mirror=file:///m",
+        "checkpoint.fail_after=3",
+        "coordinator.min_workers=1",
+        "coordinator.max_workers=1",
     ])
     .unwrap();
     let text = full.to_toml().unwrap();

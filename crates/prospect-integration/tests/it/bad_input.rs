@@ -8,9 +8,9 @@ use std::process::Command;
 use prospect_coordinator::Phase;
 use prospect_core::ExitCode;
 
-use crate::fixture;
-use crate::process::{Process, prospect_program, run, worker_program};
 use crate::world::World;
+use prospect_integration::fixture;
+use prospect_integration::process::{Process, prospect_program, run, worker_program};
 
 /// Fails unless every one of `words` is in `message`.
 fn check_words(message: &str, words: &[&str]) {
@@ -104,7 +104,7 @@ fn a_file_where_the_run_directory_should_be() {
 
 #[test]
 fn a_run_directory_that_cannot_be_written_to() {
-    let world = World::new().set("checkpoint.every_steps=2");
+    let world = World::new().set("checkpoint.every_steps=2").set("checkpoint.fail_after=1");
     let running = world.start(1);
     let workers = world.start_workers(&running);
     running.wait_for_step(1);
@@ -122,7 +122,7 @@ fn a_run_directory_that_cannot_be_written_to() {
 
 #[test]
 fn a_disk_that_is_full() {
-    let world = World::new().set("checkpoint.every_steps=2");
+    let world = World::new().set("checkpoint.every_steps=2").set("checkpoint.fail_after=1");
     let running = world.start(u64::MAX);
     let worker = Process::worker_without_space(&running.url, "w0", 0);
     let outcome = running.outcome();
@@ -239,7 +239,7 @@ fn a_worker_too_many() {
     running.wait_for_step(3);
     let error = running.start_worker(1).join().unwrap().unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Usage, "{error}");
-    check_words(&error.to_string(), &["refused", "coordinator.workers"]);
+    check_words(&error.to_string(), &["refused", "coordinator.max_workers"]);
     running.relay.open();
     running.finish(workers).expect_complete();
 }

@@ -5,12 +5,9 @@
 
 mod bad_input;
 mod files;
-mod fixture;
 mod loss;
 mod outcome;
-mod process;
 mod python;
-mod relay;
 mod resume;
 mod stop;
 mod train_command;

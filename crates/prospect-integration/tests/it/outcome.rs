@@ -11,8 +11,8 @@ use prospect_worker::WorkerError;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use crate::relay::PointBits;
 use crate::world::read;
+use prospect_integration::relay::PointBits;
 
 /// One line of a file of metrics.
 pub type Line = Map<String, Value>;

@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::outcome::{Line, lines, number};
-use crate::process::{python_program, run, worker_program};
 use crate::world::World;
+use prospect_integration::process::{python_program, run, worker_program};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python").join(name)
@@ -24,9 +24,9 @@ fn expect_success(output: Output) -> String {
 
 /// Rows to score, as token ids.
 fn rows() -> Vec<Value> {
-    let mut numbers = crate::fixture::Numbers(5);
+    let mut numbers = prospect_integration::fixture::Numbers(5);
     let mut ids = |count: u32| -> Vec<u32> {
-        (0..count).map(|_| 3 + numbers.below(crate::fixture::NUM_WORDS)).collect()
+        (0..count).map(|_| 3 + numbers.below(prospect_integration::fixture::NUM_WORDS)).collect()
     };
     [(1, 1), (5, 3), (2, 9), (12, 6)]
         .iter()

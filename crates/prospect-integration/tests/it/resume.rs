@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use crate::outcome::{Outcome, lines, number};
-use crate::process::Process;
 use crate::world::{World, read};
+use prospect_integration::process::Process;
 
 const STEPS: u64 = 12;
 

@@ -2,6 +2,7 @@
 
 use prospect_coordinator::Phase;
 use prospect_core::ExitCode;
+use prospect_integration::process::Signal;
 
 use crate::world::World;
 
@@ -39,7 +40,7 @@ fn a_worker_that_is_told_to_end_stops_the_run_in_good_order() {
     let running = world.start(4);
     let workers = world.start_processes(&running);
     running.wait_for_step(4);
-    workers[1].terminate();
+    workers[1].signal(Signal::TERM);
     let relay = running.relay.clone();
     running.wait_for_words("SIGTERM");
     relay.open();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use prospect_core::Step;
 
 use crate::outcome::{lines, number};
-use crate::process::{Process, prospect_program};
 use crate::world::{World, read};
+use prospect_integration::process::{Process, Signal, prospect_program};
 
 /// Steps of a run: more than are done before a signal arrives.
 const STEPS: u64 = 120;
@@ -42,7 +42,7 @@ fn interrupt(command: &mut Command, run_dir: &Path) -> String {
         assert!(began.elapsed() < Duration::from_secs(60), "no steps are done");
         thread::sleep(Duration::from_millis(5));
     }
-    run.interrupt();
+    run.signal(Signal::INT);
     let (code, words) = run.wait();
     assert_eq!(code, Some(75), "{words}");
     assert!(words.contains("SIGINT: saving a checkpoint, then stopping"), "{words}");

@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use crate::fixture::{self, NUM_EVAL_ROWS, NUM_ROWS};
 use crate::outcome::Outcome;
-use crate::process::Process;
-use crate::relay::Relay;
+use prospect_integration::fixture::{self, NUM_EVAL_ROWS, NUM_ROWS};
+use prospect_integration::process::Process;
+use prospect_integration::relay::Relay;
 
 /// How long any wait in a test may last.
 const PATIENCE: Duration = Duration::from_secs(60);

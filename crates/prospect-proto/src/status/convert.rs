@@ -26,6 +26,10 @@ impl From<RunStatus> for v1::RunStatus {
             eval_metrics: status.eval_metrics.map(Into::into),
             workers: status.workers.into_iter().map(Into::into).collect(),
             run_dir: status.run_dir,
+            attempt: status.attempt,
+            num_losses: status.num_losses,
+            num_failed_checkpoints: status.num_failed_checkpoints,
+            effective_time_ratio: status.effective_time_ratio,
         }
     }
 }
@@ -50,6 +54,10 @@ impl TryFrom<v1::RunStatus> for RunStatus {
             eval_metrics: status.eval_metrics.map(Into::into),
             workers: list(status.workers, "workers")?,
             run_dir: status.run_dir,
+            attempt: status.attempt,
+            num_losses: status.num_losses,
+            num_failed_checkpoints: status.num_failed_checkpoints,
+            effective_time_ratio: status.effective_time_ratio,
         })
     }
 }
@@ -65,6 +73,9 @@ impl From<WorkerStatus> for v1::Worker {
             step: worker.step.0,
             heartbeat_age: Some(duration(worker.heartbeat_age)),
             peak_memory_bytes: worker.peak_memory_bytes,
+            activity: worker.activity,
+            slowdown: worker.slowdown,
+            is_straggler: worker.is_straggler,
         }
     }
 }
@@ -83,6 +94,9 @@ impl TryFrom<v1::Worker> for WorkerStatus {
             step: Step(worker.step),
             heartbeat_age: parse_duration(age, "heartbeat_age")?,
             peak_memory_bytes: worker.peak_memory_bytes,
+            activity: worker.activity,
+            slowdown: worker.slowdown,
+            is_straggler: worker.is_straggler,
         })
     }
 }

@@ -41,6 +41,14 @@ pub struct RunStatus {
     pub workers: Vec<WorkerStatus>,
     /// Run directory.
     pub run_dir: String,
+    /// How often the run had to go back to a checkpoint, plus one.
+    pub attempt: u64,
+    /// Generations that ended by the loss of a worker since the coordinator started.
+    pub num_losses: u64,
+    /// Checkpoints in a row that could not be written.
+    pub num_failed_checkpoints: u32,
+    /// Share of the time since training began that went into steps that count.
+    pub effective_time_ratio: Option<f64>,
 }
 
 /// One worker at one moment.
@@ -62,6 +70,12 @@ pub struct WorkerStatus {
     pub heartbeat_age: Duration,
     /// Highest memory use so far.
     pub peak_memory_bytes: u64,
+    /// What it is doing, in words.
+    pub activity: String,
+    /// Its computing time in the last steps, as a multiple of the median of all workers.
+    pub slowdown: Option<f64>,
+    /// Whether it holds the others up.
+    pub is_straggler: bool,
 }
 
 /// Metrics of one step by key.
@@ -76,7 +90,7 @@ pub struct MetricPoint {
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// Number without gaps, from 1.
+    /// Number of its line in the journal, from 1; lines that are no events are left out.
     pub sequence: u64,
     /// When.
     pub time: SystemTime,

@@ -9,6 +9,7 @@ pub(super) fn parse_phase(number: i32) -> Result<Phase, MessageError> {
         Ok(v1::Phase::Preparing) => Ok(Phase::Preparing),
         Ok(v1::Phase::Waiting) => Ok(Phase::Waiting),
         Ok(v1::Phase::Forming) => Ok(Phase::Forming),
+        Ok(v1::Phase::Recovering) => Ok(Phase::Recovering),
         Ok(v1::Phase::Training) => Ok(Phase::Training),
         Ok(v1::Phase::Evaluating) => Ok(Phase::Evaluating),
         Ok(v1::Phase::Finishing) => Ok(Phase::Finishing),
@@ -24,8 +25,10 @@ pub(super) fn parse_phase(number: i32) -> Result<Phase, MessageError> {
 pub(super) fn parse_worker_state(number: i32) -> Result<WorkerState, MessageError> {
     match v1::WorkerState::try_from(number) {
         Ok(v1::WorkerState::Joined) => Ok(WorkerState::Joined),
+        Ok(v1::WorkerState::Loaded) => Ok(WorkerState::Loaded),
         Ok(v1::WorkerState::Forming) => Ok(WorkerState::Forming),
         Ok(v1::WorkerState::Ready) => Ok(WorkerState::Ready),
+        Ok(v1::WorkerState::Away) => Ok(WorkerState::Away),
         Ok(v1::WorkerState::Left) => Ok(WorkerState::Left),
         Ok(v1::WorkerState::Lost) => Ok(WorkerState::Lost),
         Ok(v1::WorkerState::Unspecified) | Err(_) => {
@@ -40,6 +43,7 @@ impl From<Phase> for v1::Phase {
             Phase::Preparing => Self::Preparing,
             Phase::Waiting => Self::Waiting,
             Phase::Forming => Self::Forming,
+            Phase::Recovering => Self::Recovering,
             Phase::Training => Self::Training,
             Phase::Evaluating => Self::Evaluating,
             Phase::Finishing => Self::Finishing,
@@ -54,8 +58,10 @@ impl From<WorkerState> for v1::WorkerState {
     fn from(state: WorkerState) -> Self {
         match state {
             WorkerState::Joined => Self::Joined,
+            WorkerState::Loaded => Self::Loaded,
             WorkerState::Forming => Self::Forming,
             WorkerState::Ready => Self::Ready,
+            WorkerState::Away => Self::Away,
             WorkerState::Left => Self::Left,
             WorkerState::Lost => Self::Lost,
         }

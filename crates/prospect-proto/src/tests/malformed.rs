@@ -39,40 +39,53 @@ fn malformed_shards_are_refused_by_field() {
     check_shard_refused(|shard| shard.learning_rate = f64::INFINITY, "learning_rate: ");
     check_shard_refused(|shard| shard.num_examples_global = 1, "num_examples_global: 1 is less");
     check_shard_refused(|shard| shard.num_pairs_global = 0, "num_pairs_global: 0 is less");
-    check_shard_refused(|shard| shard.targets[1].sequence = None, "targets[1].sequence: ");
-    check_shard_refused(|shard| shard.targets[0].weight = -1.0, "targets[0].weight: -1 ");
-    check_shard_refused(|shard| shard.targets[0].weight = f64::NAN, "targets[0].weight: NaN ");
+    check_shard_refused(
+        |shard| shard.parts[0].targets[1].sequence = None,
+        "parts[0].targets[1].sequence: ",
+    );
+    check_shard_refused(
+        |shard| shard.parts[0].targets[0].weight = -1.0,
+        "parts[0].targets[0].weight: -1 ",
+    );
+    check_shard_refused(
+        |shard| shard.parts[0].targets[0].weight = f64::NAN,
+        "parts[0].targets[0].weight: NaN ",
+    );
 }
 
 #[test]
 fn malformed_sequences_are_refused_by_field() {
-    let spoil = |start| move |shard: &mut v1::Shard| shard.mismatched[0].completion_start = start;
-    check_shard_refused(spoil(0), "mismatched[0].completion_start: it is 0");
-    check_shard_refused(spoil(3), "mismatched[0].completion_start: 3 leaves no completion");
-    check_shard_refused(spoil(u32::MAX), "mismatched[0].completion_start: ");
+    let spoil =
+        |start| move |shard: &mut v1::Shard| shard.parts[0].mismatched[0].completion_start = start;
+    check_shard_refused(spoil(0), "parts[0].mismatched[0].completion_start: it is 0");
     check_shard_refused(
-        |shard| shard.mismatched[0].reference_log_prob = Some(f64::NAN),
-        "mismatched[0].reference_log_prob: ",
+        spoil(3),
+        "parts[0].mismatched[0].completion_start: 3 leaves no completion",
+    );
+    check_shard_refused(spoil(u32::MAX), "parts[0].mismatched[0].completion_start: ");
+    check_shard_refused(
+        |shard| shard.parts[0].mismatched[0].reference_log_prob = Some(f64::NAN),
+        "parts[0].mismatched[0].reference_log_prob: ",
     );
     check_shard_refused(
-        |shard| shard.targets[0].sequence.as_mut().unwrap().token_ids.clear(),
-        "targets[0].sequence.completion_start: ",
+        |shard| shard.parts[0].targets[0].sequence.as_mut().unwrap().token_ids.clear(),
+        "parts[0].targets[0].sequence.completion_start: ",
     );
 }
 
 #[test]
 fn microbatches_hold_every_sequence_once() {
     check_shard_refused(
-        |shard| shard.target_microbatches[1].indices = vec![2],
-        "target_microbatches[1].indices: 2 is out of range for 2 sequences",
+        |shard| shard.parts[0].target_microbatches[1].indices = vec![2],
+        "parts[0].target_microbatches[1].indices: 2 is out of range for 2 sequences",
     );
     check_shard_refused(
-        |shard| shard.target_microbatches[1].indices = vec![1],
-        "target_microbatches[1].indices: sequence 1 is in two microbatches",
+        |shard| shard.parts[0].target_microbatches[1].indices = vec![1],
+        "parts[0].target_microbatches[1].indices: sequence 1 is in two microbatches",
     );
     check_shard_refused(
-        |shard| shard.mismatched_microbatches.clear(),
-        "mismatched_microbatches: sequence 0 is in no microbatch",
+        |shard| shard.parts[0].mismatched_microbatches.clear(),
+        "parts[0].mismatched_microbatches: sequence 0 is in no microbatch",
     );
 }
 
@@ -86,11 +99,19 @@ fn malformed_worker_messages_are_refused_by_field() {
     check_request_refused(Some(Request::Failure(Default::default())), "failure.kind: 0 ");
     check_request_refused(Some(Request::KlReport(Default::default())), "kl_report.kind: 0 ");
     check_request_refused(
-        Some(Request::CheckpointSaved(Default::default())),
-        "checkpoint_saved.step",
+        Some(Request::CheckpointWritten(Default::default())),
+        "checkpoint_written.step",
     );
     let report = v1::StepReport { step: 1, kind: 1, ..Default::default() };
-    check_request_refused(Some(Request::StepReport(report)), "step_report.sums: it is missing");
+    check_request_refused(
+        Some(Request::StepReport(report.clone())),
+        "step_report.parts: a rank has",
+    );
+    let part = |part| v1::PartSums { part, sums: Some(Default::default()) };
+    let parts = |parts| Some(Request::StepReport(v1::StepReport { parts, ..report.clone() }));
+    let nothing = v1::PartSums::default();
+    check_request_refused(parts(vec![nothing]), "step_report.parts[0].sums: it is missing");
+    check_request_refused(parts(vec![part(1), part(1)]), "step_report.parts[1].part: 1 does not");
     let nameless = FromWorker::try_from(v1::SessionRequest::default()).unwrap_err();
     assert_eq!(nameless.field, "worker_id");
 }
@@ -103,6 +124,12 @@ fn malformed_coordinator_messages_are_refused_by_field() {
         Some(Response::Assignment(place)),
         "assignment.rank: 2 is not in a world",
     );
+    let place = v1::Assignment { rank: 1, world_size: 2, restore: None };
+    check_response_refused(Some(Response::Assignment(place)), "assignment.restore: it is missing");
+    let restore = Some(v1::assignment::Restore::Peer(2));
+    let place = v1::Assignment { rank: 1, world_size: 2, restore };
+    check_response_refused(Some(Response::Assignment(place)), "assignment.peer: 2 is not in");
+    check_response_refused(Some(Response::Commit(Default::default())), "commit.step: it is 0");
     check_response_refused(Some(Response::Rendezvous(Default::default())), "rendezvous.host: ");
     check_response_refused(Some(Response::Abort(Default::default())), "abort.kind: 0 ");
     check_response_refused(Some(Response::Shard(Default::default())), "shard.kind: 0 ");

@@ -1,15 +1,16 @@
 //! What the coordinator's shell is to do.
 
-use std::fmt;
-
 use prospect_core::{
-    Incarnation, PhaseSeconds, Rank, ReferencePoint, ReferenceValue, ShardKind, Step, StepSums,
-    WorkerId,
+    Generation, Incarnation, Rank, ReferencePoint, Restore, ShardKind, Step, WorkerId,
 };
 
-use super::{FailureKind, Phase, RefusalKind};
+use super::{Commit, FailureKind, Phase, RefusalKind};
 
-/// One thing to do. "All" are the workers whose sessions stand.
+/// One thing to do. "All" are the workers whose sessions stand; where `to` names a worker, only
+/// that one is told, because it has come back and may have missed it.
+///
+/// Actions are carried out in order. The generation on the envelope of a message is the one of
+/// the last `Regroup` or `BeginGeneration` that was carried out before it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Answer a join with a refusal.
@@ -34,7 +35,33 @@ pub enum Action {
         /// Why, and what to do.
         reason: String,
     },
-    /// Tell a worker its place.
+    /// Put on record, durably, that a new generation begins to gather (unless `to` names a
+    /// worker: then it is on record); then tell all to leave their peers, keep their weights and
+    /// say where they stand.
+    Regroup {
+        /// The new generation.
+        generation: Generation,
+        /// Last step that is committed.
+        committed: Step,
+        /// Why, in words.
+        reason: String,
+        /// The worker that is told, all where absent.
+        to: Option<WorkerId>,
+    },
+    /// Put on record, durably, who makes up the generation and where its weights come from.
+    BeginGeneration {
+        /// The generation.
+        generation: Generation,
+        /// Number of ranks.
+        world_size: u32,
+        /// Last step that is committed.
+        committed: Step,
+        /// Where its weights come from.
+        restore: Restore,
+        /// Its workers, by rank.
+        members: Vec<(WorkerId, Incarnation, Rank)>,
+    },
+    /// Tell a worker its place. One that is told the same again says again what it said to it.
     Assign {
         /// The worker.
         worker: WorkerId,
@@ -42,10 +69,10 @@ pub enum Action {
         rank: Rank,
         /// Number of ranks.
         world_size: u32,
-        /// Checkpoint to load, relative to the run directory.
-        resume_path: Option<String>,
+        /// Where its weights come from.
+        restore: Restore,
     },
-    /// Tell all where they meet.
+    /// Tell the workers of the world where they meet.
     AnnounceStore {
         /// Host of rank 0's store.
         host: String,
@@ -53,6 +80,13 @@ pub enum Action {
         port: u16,
         /// Prefix of this generation's keys.
         prefix: String,
+        /// The worker that is told, all where absent.
+        to: Option<WorkerId>,
+    },
+    /// Put on record that all ranks of the generation are ready.
+    GenerationFormed {
+        /// The generation.
+        generation: Generation,
     },
     /// Plan a pass and send every rank its shard.
     SendShard {
@@ -64,8 +98,10 @@ pub enum Action {
         eval_index: u32,
         /// Whether a checkpoint is to be saved after the step.
         checkpoint_after: bool,
+        /// The worker whose shard is sent again, all where absent.
+        to: Option<WorkerId>,
     },
-    /// Send the reference point of a pass to all.
+    /// Send the reference point of a pass.
     SendReferencePoint {
         /// The step.
         step: Step,
@@ -75,12 +111,47 @@ pub enum Action {
         eval_index: u32,
         /// The point.
         point: ReferencePoint,
+        /// The worker that is told, all where absent.
+        to: Option<WorkerId>,
     },
-    /// Put a step on record: all ranks have done it. Once for each step, in order.
+    /// Put a step on record: all ranks have done it. Once for each step of an attempt, in order,
+    /// and before any `SendCommit` of it.
     CommitStep(Commit),
+    /// Tell the workers of the world that the step counts.
+    SendCommit {
+        /// The step.
+        step: Step,
+        /// The worker that is told, all where absent.
+        to: Option<WorkerId>,
+    },
     /// Put an evaluation on record: all ranks have done all its shards.
     CommitEval(Commit),
-    /// Put a checkpoint on record. Its step is committed.
+    /// Look for the newest intact checkpoint of a step on record; answer with `RestorePoint`.
+    FindRestorePoint,
+    /// Cut the records to the step and put the new attempt on record, durably.
+    RollBack {
+        /// Last step that stays.
+        step: Step,
+        /// Number of the attempt that begins.
+        attempt: u64,
+    },
+    /// Verify a staged checkpoint and move it to its place; answer with `CheckpointPublished` or
+    /// `CheckpointRejected`.
+    PublishCheckpoint {
+        /// Step after which it was taken.
+        step: Step,
+        /// The staged directory, relative to the run directory.
+        path: String,
+        /// SHA-256 of its manifest.
+        manifest_sha256: String,
+    },
+    /// Verify the staged trained model and move it to its place; answer with `FinalPublished` or
+    /// `FinalRejected`.
+    PublishFinal {
+        /// The staged directory, relative to the run directory.
+        path: String,
+    },
+    /// Put a checkpoint on record, durably, and tell all. Its step is committed.
     CheckpointDurable {
         /// Step after which it was taken.
         step: Step,
@@ -89,15 +160,21 @@ pub enum Action {
         /// SHA-256 of its manifest.
         manifest_sha256: String,
     },
-    /// Tell all to save the trained model.
+    /// Tell the workers of the world to save the trained model. One that is told again in the
+    /// same generation writes it again.
     SendFinish {
         /// Directory for it, relative to the run directory.
         path: String,
+        /// The worker that is told, all where absent.
+        to: Option<WorkerId>,
     },
-    /// Tell all to save a checkpoint after the last step that they were sent, and to leave.
+    /// Tell the workers of the world to save a checkpoint after the last step that they were
+    /// sent, and to leave; others just leave.
     SendStop {
         /// Why.
         reason: String,
+        /// The worker that is told, all where absent.
+        to: Option<WorkerId>,
     },
     /// Tell all that the run has ended for them.
     SendAbort {
@@ -106,7 +183,19 @@ pub enum Action {
         /// Kind of failure.
         kind: FailureKind,
     },
-    /// Tell all that everything is done.
+    /// Tell one worker that the run has ended for it, and end its session.
+    DismissWorker {
+        /// The worker.
+        worker: WorkerId,
+        /// Which process of that name.
+        incarnation: Incarnation,
+        /// Why.
+        reason: String,
+        /// Kind of failure that it is told of; absent where it goes in good order.
+        kind: Option<FailureKind>,
+    },
+    /// Tell all that everything is done: they leave and close their sessions. Their time for
+    /// that is the shell's to give.
     SendClose,
     /// Show the new phase.
     PhaseChanged {
@@ -124,91 +213,4 @@ pub enum Action {
         /// What happened, in words.
         message: String,
     },
-}
-
-/// What all ranks together did in a step or an evaluation.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Commit {
-    /// The step; of an evaluation, the step after which it was done.
-    pub step: Step,
-    /// Sums over all ranks, added in the order of ranks (and of shards).
-    pub sums: StepSums,
-    /// Norm of the global gradient before clipping; 0 in evaluation.
-    pub grad_norm: f64,
-    /// Reference point of the step. Of an evaluation: over the pairs of all its
-    /// shards together, for the record; each shard was measured against its own.
-    pub point: ReferencePoint,
-    /// Seconds in each phase, of the slowest rank in that phase (added over shards).
-    pub phase_seconds: PhaseSeconds,
-    /// Highest memory use of any rank.
-    pub peak_memory_bytes: u64,
-    /// Reference values that were computed, to be kept with this step; in
-    /// evaluation their rows are those of the evaluation data.
-    pub reference_values: Vec<ReferenceValue>,
-}
-
-/// One line for logs and tests.
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::RefuseJoin { worker, kind, reason, .. } => {
-                write!(f, "refuse join of {worker}{kind}: {reason}")
-            }
-            Self::RefuseSession { worker, kind, reason, .. } => {
-                write!(f, "refuse session of {worker}{kind}: {reason}")
-            }
-            Self::Assign { worker, rank, world_size, resume_path } => {
-                write!(f, "assign {worker} rank {rank} of {world_size}")?;
-                resume_path.iter().try_for_each(|path| write!(f, ", resume from {path}"))
-            }
-            Self::AnnounceStore { host, port, prefix } => {
-                write!(f, "announce store {host}:{port} prefix {prefix}")
-            }
-            Self::SendShard { step, kind, eval_index, checkpoint_after } => {
-                write!(f, "send shard {}", pass(*step, *kind, *eval_index))?;
-                if *checkpoint_after { write!(f, ", checkpoint after") } else { Ok(()) }
-            }
-            Self::SendReferencePoint { step, kind, eval_index, point } => {
-                let pass = pass(*step, *kind, *eval_index);
-                write!(f, "send reference point {pass}: {point}", point = PointText(point))
-            }
-            Self::CommitStep(commit) => write!(f, "commit step {commit}"),
-            Self::CommitEval(commit) => write!(f, "commit evaluation after step {commit}"),
-            Self::CheckpointDurable { step, path, .. } => {
-                write!(f, "checkpoint of step {step} is durable at {path}")
-            }
-            Self::SendFinish { path } => write!(f, "send finish: save {path}"),
-            Self::SendStop { reason } => write!(f, "send stop: {reason}"),
-            Self::SendAbort { reason, kind } => write!(f, "send abort ({kind}): {reason}"),
-            Self::SendClose => write!(f, "send close"),
-            Self::PhaseChanged { phase, reason } => write!(f, "phase {phase}: {reason}"),
-            Self::Event { kind, message, .. } => write!(f, "event {kind}: {message}"),
-        }
-    }
-}
-
-impl fmt::Display for Commit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { step, sums, grad_norm, point, reference_values, .. } = self;
-        let examples = sums.num_examples();
-        write!(f, "{step}: loss sum {} over {examples}, grad norm {grad_norm}, ", sums.loss)?;
-        write!(f, "{}, {} reference values", PointText(point), reference_values.len())
-    }
-}
-
-struct PointText<'a>(&'a ReferencePoint);
-
-impl fmt::Display for PointText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ReferencePoint { z0, raw, num_pairs, .. } = self.0;
-        write!(f, "z0 {z0} (raw {raw}, {num_pairs} pairs)")
-    }
-}
-
-/// A pass in words, for instance "of step 4" or "2 of the evaluation after step 4".
-pub(super) fn pass(step: Step, kind: ShardKind, eval_index: u32) -> String {
-    match kind {
-        ShardKind::Train => format!("of step {step}"),
-        ShardKind::Eval => format!("{eval_index} of the evaluation after step {step}"),
-    }
 }

@@ -1,22 +1,19 @@
-//! Which checkpoints were ordered, which are durable.
+//! Which checkpoints were ordered, which are moved to their place, which are durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prospect_core::Step;
+use prospect_core::{Step, WorkerId};
 
 /// The checkpoints of a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Checkpoints {
-    ordered: BTreeSet<Step>,
-    saved: BTreeMap<Step, Saved>,
+    /// Who is to write them.
+    orders: BTreeMap<Step, WorkerId>,
+    publishing: BTreeSet<Step>,
     durable: BTreeSet<Step>,
-}
-
-/// What rank 0 said about a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Saved {
-    pub(super) path: String,
-    pub(super) manifest_sha256: String,
+    failed: BTreeSet<Step>,
+    /// How many failed since the last one that became durable.
+    pub(super) num_failed: u32,
 }
 
 impl Checkpoints {
@@ -26,24 +23,39 @@ impl Checkpoints {
         Self { durable, ..Self::default() }
     }
 
-    /// Notes that a checkpoint is to be saved after the step, unless there is one.
-    pub(super) fn order(&mut self, step: Step) {
-        if !self.is_durable(step) {
-            self.ordered.insert(step);
+    /// Notes that a worker is to save a checkpoint after the step, unless there is one.
+    pub(super) fn order(&mut self, step: Step, worker: WorkerId) {
+        if step > Step(0) && !self.is_durable(step) && !self.is_publishing(step) {
+            self.failed.remove(&step);
+            self.orders.insert(step, worker);
         }
-    }
-
-    pub(super) fn is_ordered(&self, step: Step) -> bool {
-        self.ordered.contains(&step)
     }
 
     pub(super) fn is_durable(&self, step: Step) -> bool {
         self.durable.contains(&step)
     }
 
+    pub(super) fn is_publishing(&self, step: Step) -> bool {
+        self.publishing.contains(&step)
+    }
+
+    pub(super) fn is_any_publishing(&self) -> bool {
+        !self.publishing.is_empty()
+    }
+
     /// Whether an ordered checkpoint is not yet durable.
     pub(super) fn any_pending(&self) -> bool {
-        !self.ordered.is_empty()
+        !self.orders.is_empty() || self.is_any_publishing()
+    }
+
+    /// Whether a worker has a checkpoint to write.
+    pub(super) fn is_writing(&self, worker: &WorkerId) -> bool {
+        self.orders.values().any(|writer| writer == worker)
+    }
+
+    /// Whether this worker is to write the checkpoint of the step.
+    pub(super) fn is_ordered_from(&self, step: Step, worker: &WorkerId) -> bool {
+        self.orders.get(&step) == Some(worker)
     }
 
     /// Step of the newest durable checkpoint, 0 for none.
@@ -51,19 +63,63 @@ impl Checkpoints {
         self.durable.last().copied().unwrap_or(Step(0))
     }
 
-    /// Notes what rank 0 wrote. It goes on record once its step is committed.
-    pub(super) fn save(&mut self, step: Step, saved: Saved) {
-        self.saved.entry(step).or_insert(saved);
+    /// Whether one that was written is of use: not the same as, nor older than one that is there.
+    pub(super) fn is_wanted(&self, step: Step) -> bool {
+        step > self.newest() && !self.is_publishing(step)
     }
 
-    /// Moves what was written up to the committed step on record, in order.
-    pub(super) fn settle(&mut self, committed: Step) -> Vec<(Step, Saved)> {
-        let later = self.saved.split_off(&committed.next());
-        let settled = std::mem::replace(&mut self.saved, later);
-        for step in settled.keys() {
-            self.ordered.remove(step);
-            self.durable.insert(*step);
+    /// It is written and being moved to its place.
+    pub(super) fn publish(&mut self, step: Step) {
+        self.orders.remove(&step);
+        self.publishing.insert(step);
+    }
+
+    /// It lies in its place. Whether that was being waited for.
+    pub(super) fn published(&mut self, step: Step) -> bool {
+        let was_publishing = self.publishing.remove(&step);
+        if was_publishing {
+            self.durable.insert(step);
+            self.num_failed = 0;
+            // Older ones are of no use any more.
+            self.orders = self.orders.split_off(&step.next());
         }
-        settled.into_iter().collect()
+        was_publishing
+    }
+
+    /// It could not be moved to its place. Whether that was being waited for.
+    pub(super) fn rejected(&mut self, step: Step) -> bool {
+        self.publishing.remove(&step)
+    }
+
+    /// It could not be had. Whether that was not known.
+    pub(super) fn fail(&mut self, step: Step) -> bool {
+        self.orders.remove(&step);
+        let is_news = self.failed.insert(step);
+        self.num_failed += u32::from(is_news);
+        is_news
+    }
+
+    /// A worker is gone, and what it was to write with it.
+    pub(super) fn drop_orders_of(&mut self, worker: &WorkerId) {
+        self.orders.retain(|_, writer| writer != worker);
+    }
+
+    /// Nobody is waited for any more.
+    pub(super) fn drop_orders(&mut self) {
+        self.orders.clear();
+    }
+
+    /// The oldest one that was not written, and who is to write it.
+    pub(super) fn first_order(&self) -> Option<(Step, WorkerId)> {
+        self.orders.first_key_value().map(|(step, worker)| (*step, worker.clone()))
+    }
+
+    /// Only what was taken up to this step is left.
+    pub(super) fn go_back(&mut self, step: Step) {
+        self.orders.clear();
+        self.durable.split_off(&step.next());
+        if step > Step(0) {
+            self.durable.insert(step);
+        }
     }
 }

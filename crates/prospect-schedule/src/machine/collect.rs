@@ -1,10 +1,9 @@
-//! What the ranks report about one pass, and its sum over ranks.
+//! What the ranks report about one pass, and its sum over the parts of the global batch.
 
 use prospect_core::{
-    KlSums, PhaseSeconds, Rank, ReferencePoint, ShardKind, Step, StepReport, StepSums,
+    Generation, KlSums, PartKlSums, PhaseSeconds, Rank, ReferencePoint, ReferenceValue, ShardKind,
+    Step, StepReport, StepSums,
 };
-
-use super::Commit;
 
 /// One pass of the world: a training step or a shard of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,9 +16,36 @@ pub(super) struct PassKey {
 /// What has arrived for a pass so far, by rank.
 #[derive(Clone, Debug)]
 pub(super) struct Pass {
-    sums: Vec<Option<KlSums>>,
+    sums: Vec<Option<Vec<PartKlSums>>>,
     reports: Vec<Option<StepReport>>,
     point: Option<ReferencePoint>,
+}
+
+/// What all ranks together did in a step or an evaluation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Commit {
+    /// The step; of an evaluation, the step after which it was done.
+    pub step: Step,
+    /// Generation that did it.
+    pub generation: Generation,
+    /// Number of the attempt.
+    pub attempt: u64,
+    /// Ranks of that generation.
+    pub world_size: u32,
+    /// Sums over all parts, added in their order (and that of shards).
+    pub sums: StepSums,
+    /// Norm of the global gradient before clipping; 0 in evaluation.
+    pub grad_norm: f64,
+    /// Reference point of the step. Of an evaluation: over the pairs of all its
+    /// shards together, for the record; each shard was measured against its own.
+    pub point: ReferencePoint,
+    /// Seconds in each phase, of the slowest rank in that phase (added over shards).
+    pub phase_seconds: PhaseSeconds,
+    /// Highest memory use of any rank.
+    pub peak_memory_bytes: u64,
+    /// Reference values that were computed, to be kept with this step; in
+    /// evaluation their rows are those of the evaluation data.
+    pub reference_values: Vec<ReferenceValue>,
 }
 
 /// How a message stands to what arrived before.
@@ -39,7 +65,7 @@ impl Pass {
         Self { sums: vec![None; world_size], reports: vec![None; world_size], point: None }
     }
 
-    pub(super) fn add_sums(&mut self, rank: Rank, sums: KlSums) -> Receipt {
+    pub(super) fn add_sums(&mut self, rank: Rank, sums: Vec<PartKlSums>) -> Receipt {
         put(&mut self.sums[rank.0 as usize], sums)
     }
 
@@ -51,11 +77,11 @@ impl Pass {
         self.reports.get(rank.0 as usize).is_some_and(Option::is_some)
     }
 
-    /// Sums of all ranks, added in the order of ranks, once all have arrived.
+    /// Sums of all ranks, added in the order of parts, once all have arrived.
     pub(super) fn merged_sums(&self) -> Option<KlSums> {
         let mut merged = KlSums::default();
-        for sums in &self.sums {
-            merged.merge(sums.as_ref()?);
+        for parts in &self.sums {
+            parts.as_ref()?.iter().for_each(|part| merged.merge(&part.sums));
         }
         Some(merged)
     }
@@ -63,6 +89,11 @@ impl Pass {
     /// Fixes the reference point of the pass.
     pub(super) fn set_point(&mut self, point: ReferencePoint) {
         self.point = Some(point);
+    }
+
+    /// The reference point, once it is known.
+    pub(super) fn point(&self) -> Option<ReferencePoint> {
+        self.point
     }
 
     /// Whether all ranks have done the pass.
@@ -80,12 +111,18 @@ impl Pass {
         ranks.filter(|(_, sums)| sums.is_none()).map(|(rank, _)| rank).collect()
     }
 
+    /// Seconds that each rank computed, by rank.
+    pub(super) fn computing_seconds(&self) -> Vec<f64> {
+        let phases = self.reports.iter().flatten().map(|report| report.phase_seconds);
+        phases.map(|phases| phases.scoring + phases.forward_backward).collect()
+    }
+
     /// Adds up what the ranks did.
     pub(super) fn into_commit(self, step: Step) -> Commit {
         let mut commit =
             Commit { step, point: self.point.unwrap_or_default(), ..Commit::default() };
         for (idx, report) in self.reports.into_iter().flatten().enumerate() {
-            commit.sums.merge(&report.sums);
+            report.parts.iter().for_each(|part| commit.sums.merge(&part.sums));
             if idx == 0 {
                 commit.grad_norm = report.grad_norm;
             }
@@ -109,26 +146,19 @@ impl Commit {
 
 /// The first sum of a report that is not finite, by name.
 pub(super) fn first_not_finite(report: &StepReport) -> Option<(&'static str, f64)> {
-    let StepSums {
-        loss,
-        reward_desirable,
-        reward_undesirable,
-        log_prob_desirable,
-        log_prob_undesirable,
-        saturation,
-        ..
-    } = report.sums;
-    [
-        ("loss", loss),
-        ("gradient norm", report.grad_norm),
-        ("reward of desirable examples", reward_desirable),
-        ("reward of undesirable examples", reward_undesirable),
-        ("log-probability of desirable examples", log_prob_desirable),
-        ("log-probability of undesirable examples", log_prob_undesirable),
-        ("saturation", saturation),
-    ]
-    .into_iter()
-    .find(|(_, value)| !value.is_finite())
+    let of_part = |sums: &StepSums| {
+        [
+            ("loss", sums.loss),
+            ("reward of desirable examples", sums.reward_desirable),
+            ("reward of undesirable examples", sums.reward_undesirable),
+            ("log-probability of desirable examples", sums.log_prob_desirable),
+            ("log-probability of undesirable examples", sums.log_prob_undesirable),
+            ("saturation", sums.saturation),
+        ]
+    };
+    let sums = report.parts.iter().flat_map(|part| of_part(&part.sums));
+    let mut values = sums.chain([("gradient norm", report.grad_norm)]);
+    values.find(|(_, value)| !value.is_finite())
 }
 
 fn put<T: PartialEq>(place: &mut Option<T>, value: T) -> Receipt {

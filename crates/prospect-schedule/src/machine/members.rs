@@ -1,67 +1,24 @@
-//! The workers of a run: who they are, their ranks, when they were last heard.
+//! The workers of a run, and which of them make up the world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use prospect_core::{Incarnation, Rank, Step, WorkerId};
+use prospect_core::{Incarnation, Rank, WorkerId};
 
-use super::WorkerState;
-
-/// One worker as the run sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Member {
-    /// Its name.
-    pub worker: WorkerId,
-    /// Which process of that name.
-    pub incarnation: Incarnation,
-    /// Rank that its environment gives it.
-    pub preferred_rank: Option<Rank>,
-    /// Its rank, once the world has formed.
-    pub rank: Option<Rank>,
-    /// Its state.
-    pub state: WorkerState,
-    /// Whether its session stands.
-    pub has_session: bool,
-    /// Step that it was last known to work on.
-    pub step: Step,
-    /// When it was last heard, on the clock that events are given with.
-    pub last_heard: Duration,
-    /// Highest memory use that it reported.
-    pub peak_memory_bytes: u64,
-    /// Whether it said that it leaves while the run was ending.
-    pub(super) is_leaving: bool,
-    /// Place in the order of joining.
-    joined: u64,
-}
+use super::{Member, WorkerState};
 
 /// All workers that take part or took part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
     by_name: BTreeMap<WorkerId, Member>,
-    by_rank: Vec<WorkerId>,
+    /// The world by rank; empty while none is formed or forms.
+    world: Vec<WorkerId>,
     num_joined: u64,
-}
-
-impl Member {
-    /// The worker in words, for instance "worker pod-1 (rank 1)".
-    pub fn describe(&self) -> String {
-        match self.rank {
-            Some(rank) => format!("worker {} (rank {rank})", self.worker),
-            None => format!("worker {}", self.worker),
-        }
-    }
-
-    /// Whether it is still there.
-    pub fn is_present(&self) -> bool {
-        !matches!(self.state, WorkerState::Left | WorkerState::Lost)
-    }
+    /// Processes that were given up or replaced, which cannot come back.
+    banished: BTreeSet<(WorkerId, Incarnation)>,
 }
 
 impl Members {
-    pub(super) fn len(&self) -> usize {
-        self.by_name.len()
-    }
-
     pub(super) fn get(&self, worker: &WorkerId) -> Option<&Member> {
         self.by_name.get(worker)
     }
@@ -71,27 +28,46 @@ impl Members {
     }
 
     pub(super) fn of_rank(&self, rank: Rank) -> Option<&Member> {
-        self.by_rank.get(rank.0 as usize).and_then(|worker| self.by_name.get(worker))
+        self.world.get(rank.0 as usize).and_then(|worker| self.by_name.get(worker))
     }
 
-    pub(super) fn of_rank_mut(&mut self, rank: Rank) -> Option<&mut Member> {
-        self.by_rank.get(rank.0 as usize).and_then(|worker| self.by_name.get_mut(worker))
+    /// The worker's rank in the world, if it is part of it.
+    pub(super) fn rank_of(&self, worker: &WorkerId) -> Option<Rank> {
+        let rank = self.by_name.get(worker)?.rank?;
+        (self.world.get(rank.0 as usize) == Some(worker)).then_some(rank)
+    }
+
+    /// The world by rank.
+    pub(super) fn world(&self) -> impl Iterator<Item = &Member> {
+        self.world.iter().filter_map(|worker| self.by_name.get(worker))
     }
 
     /// All members, by rank where they have one, in the order of joining otherwise.
     pub(super) fn sorted(&self) -> Vec<&Member> {
         let mut members: Vec<&Member> = self.by_name.values().collect();
-        members.sort_by_key(|member| (member.rank, member.joined));
+        members.sort_by_key(|member| (member.rank.is_none(), member.rank, member.notes.joined));
         members
     }
 
-    pub(super) fn names(&self) -> String {
-        let names: Vec<&str> =
-            self.sorted().iter().map(|member| member.worker.0.as_str()).collect();
-        names.join(", ")
+    pub(super) fn present(&self) -> impl Iterator<Item = &Member> {
+        self.by_name.values().filter(|member| member.is_present())
     }
 
-    /// Adds a worker, or puts a new process in its place.
+    pub(super) fn present_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.by_name.values_mut().filter(|member| member.is_present())
+    }
+
+    pub(super) fn num_present(&self) -> u32 {
+        self.present().count() as u32
+    }
+
+    pub(super) fn names(&self) -> String {
+        let members = self.sorted();
+        let present = members.iter().filter(|member| member.is_present());
+        present.map(|member| member.worker.0.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Adds a worker, or puts another process in its place.
     pub(super) fn insert(
         &mut self,
         worker: WorkerId,
@@ -99,21 +75,11 @@ impl Members {
         preferred_rank: Option<Rank>,
         now: Duration,
     ) {
-        let joined = self.by_name.get(&worker).map_or(self.num_joined, |member| member.joined);
+        let earlier = self.by_name.get(&worker);
+        let joined = earlier.map_or(self.num_joined, |member| member.notes.joined);
         self.num_joined += 1;
-        let member = Member {
-            worker: worker.clone(),
-            incarnation,
-            preferred_rank,
-            rank: None,
-            state: WorkerState::Joined,
-            has_session: false,
-            step: Step(0),
-            last_heard: now,
-            peak_memory_bytes: 0,
-            is_leaving: false,
-            joined,
-        };
+        let mut member = Member::new(worker.clone(), incarnation, preferred_rank, now);
+        member.notes.joined = joined;
         self.by_name.insert(worker, member);
     }
 
@@ -121,27 +87,60 @@ impl Members {
         self.by_name.remove(worker);
     }
 
-    /// Gives every member its rank: the one it prefers where all prefer distinct
-    /// ranks of this world, its place in the order of joining otherwise.
-    pub(super) fn assign_ranks(&mut self) {
-        let world_size = self.len() as u32;
-        let preferred: BTreeSet<Rank> = self
-            .by_name
-            .values()
+    /// Keeps a process from ever coming back.
+    pub(super) fn banish(&mut self, worker: &WorkerId, incarnation: &Incarnation) {
+        self.banished.insert((worker.clone(), incarnation.clone()));
+    }
+
+    pub(super) fn is_banished(&self, worker: &WorkerId, incarnation: &Incarnation) -> bool {
+        // Names are few and short; a borrowed pair cannot be looked up.
+        self.banished.contains(&(worker.clone(), incarnation.clone()))
+    }
+
+    /// Another present member whose environment gives it this rank.
+    pub(super) fn rival(&self, worker: &WorkerId, rank: Option<Rank>) -> Option<&Member> {
+        let rank = rank?;
+        self.present().find(|m| m.preferred_rank == Some(rank) && m.worker != *worker)
+    }
+
+    /// Makes these workers the world and gives each its rank: the one it prefers where all
+    /// prefer distinct ranks of this world; otherwise those that had ranks keep their order,
+    /// and the others follow in the order of joining.
+    pub(super) fn form_world(&mut self, chosen: &[WorkerId]) {
+        let members: Vec<&Member> = chosen.iter().filter_map(|w| self.by_name.get(w)).collect();
+        let preferred: BTreeSet<Rank> = members
+            .iter()
             .filter_map(|member| member.preferred_rank)
-            .filter(|rank| rank.0 < world_size)
+            .filter(|rank| (rank.0 as usize) < members.len())
             .collect();
-        let mut members: Vec<&mut Member> = self.by_name.values_mut().collect();
-        if preferred.len() == members.len() {
-            members.sort_by_key(|member| member.preferred_rank);
+        let as_preferred = preferred.len() == members.len();
+        let mut sorted = members;
+        if as_preferred {
+            sorted.sort_by_key(|member| member.preferred_rank);
         } else {
-            members.sort_by_key(|member| member.joined);
+            sorted.sort_by_key(|member| (member.rank.is_none(), member.rank, member.notes.joined));
         }
-        self.by_rank = members.iter().map(|member| member.worker.clone()).collect();
-        for (rank, member) in members.into_iter().enumerate() {
-            member.rank = Some(Rank(rank as u32));
-            member.state = WorkerState::Forming;
+        self.set_world(sorted.into_iter().map(|member| member.worker.clone()).collect());
+    }
+
+    /// Makes these workers the world, by rank.
+    pub(super) fn set_world(&mut self, world: Vec<WorkerId>) {
+        // A rank belongs to one worker; the ones left out have none.
+        for member in self.by_name.values_mut() {
+            member.rank = None;
         }
+        for (rank, worker) in (0..).map(Rank).zip(&world) {
+            if let Some(member) = self.by_name.get_mut(worker) {
+                member.rank = Some(rank);
+                member.set_stage(WorkerState::Forming);
+            }
+        }
+        self.world = world;
+    }
+
+    /// Breaks the world up. Its workers keep their ranks for the eye and for their order.
+    pub(super) fn dissolve_world(&mut self) {
+        self.world.clear();
     }
 
     /// Notes a sign of life.
@@ -149,21 +148,5 @@ impl Members {
         if let Some(member) = self.by_name.get_mut(worker) {
             member.last_heard = now;
         }
-    }
-
-    /// Whether the environment of some member gives it this rank.
-    pub(super) fn prefers(&self, rank: Rank) -> bool {
-        self.by_name.values().any(|member| member.preferred_rank == Some(rank))
-    }
-
-    /// Present members that have been silent for longer than `timeout`, those
-    /// included that have joined and never opened a session.
-    pub(super) fn late(&self, now: Duration, timeout: Duration) -> Vec<(WorkerId, Duration)> {
-        self.sorted()
-            .into_iter()
-            .filter(|member| member.is_present())
-            .map(|member| (member.worker.clone(), now.saturating_sub(member.last_heard)))
-            .filter(|(_, silence)| *silence > timeout)
-            .collect()
     }
 }

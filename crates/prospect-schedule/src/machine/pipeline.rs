@@ -49,12 +49,36 @@ pub(super) enum Next {
 impl Pipeline {
     pub(super) fn new(options: &MachineOptions) -> Self {
         let committed = options.first_committed();
-        let evaluated = options.resume.iter().find(|resume| resume.evaluated);
-        Self {
-            committed,
-            sent: committed,
-            evaluated: evaluated.map_or(Step(0), |resume| resume.step),
-            evaluation: None,
+        let resumed = options.resume.iter().find(|resume| resume.evaluated);
+        let resumed = resumed.map_or(Step(0), |resume| resume.step);
+        let evaluated = options.evaluated.max(resumed);
+        Self { committed, sent: committed, evaluated, evaluation: None }
+    }
+
+    /// Forgets what is in flight.
+    pub(super) fn rewind(&mut self) {
+        self.sent = self.committed;
+        self.evaluation = None;
+    }
+
+    /// Goes back to an earlier step, whose evaluation is on record or not.
+    pub(super) fn go_back(&mut self, step: Step, is_evaluated: bool) {
+        self.committed = step;
+        let before = Step(step.0.saturating_sub(1));
+        self.evaluated = if is_evaluated { step } else { self.evaluated.min(before) };
+        self.rewind();
+    }
+
+    /// Whether a pass was done.
+    pub(super) fn is_done(&self, key: PassKey) -> bool {
+        match key.kind {
+            ShardKind::Train => key.step <= self.committed,
+            ShardKind::Eval => {
+                let running = self.evaluation.as_ref();
+                let done_of_this =
+                    running.is_some_and(|e| e.step == key.step && key.eval_index < e.num_done);
+                key.step <= self.evaluated || done_of_this
+            }
         }
     }
 

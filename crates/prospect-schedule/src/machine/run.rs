@@ -1,163 +1,183 @@
-//! The machine itself: its state, the way in, and what may be asked about it.
+//! The machine itself: its state and the way in.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use prospect_core::{ExitCode, Generation, Rank, Step, WorkerId};
+use prospect_core::{Generation, Step};
 
+use super::adoption::Adoption;
 use super::checkpoints::Checkpoints;
 use super::collect::{Pass, PassKey};
-use super::losses::Suspicion;
+use super::files::Final;
+use super::gathering::Gathering;
 use super::members::Members;
 use super::pipeline::Pipeline;
 use super::stopping::Stop;
-use super::{Action, Event, FailureKind, MachineOptions, Member, Phase};
+use super::suspicion::Suspicion;
+use super::text::workers;
+use super::{Action, Event, FailureKind, MachineOptions, Phase};
 
 /// A run. One event after the other goes through [`RunMachine::handle`].
 #[derive(Clone, Debug)]
 pub struct RunMachine {
     pub(super) options: MachineOptions,
+    /// Time of the event that is being handled.
     pub(super) now: Duration,
+    pub(super) has_begun: bool,
     pub(super) phase: Phase,
     pub(super) reason: String,
     pub(super) failure: Option<FailureKind>,
     pub(super) members: Members,
-    /// Address of rank 0's store, once it was announced.
-    pub(super) store: Option<(String, u16)>,
+    pub(super) world: World,
     pub(super) pipeline: Pipeline,
     /// What arrived for passes in flight.
     pub(super) passes: HashMap<PassKey, Pass>,
     pub(super) checkpoints: Checkpoints,
-    pub(super) final_saved: bool,
-    /// Since when nothing is left to do but for the workers to leave.
-    pub(super) done_since: Option<Duration>,
+    pub(super) final_model: Final,
+    /// How the next world comes about; absent while one is formed.
+    pub(super) gathering: Option<Gathering>,
+    /// The world of an earlier coordinator that may still be there.
+    pub(super) adoption: Option<Adoption>,
     pub(super) stop: Option<Stop>,
     pub(super) suspicion: Option<Suspicion>,
+    pub(super) losses: Losses,
     /// Actions of the event that is being handled.
     pub(super) actions: Vec<Action>,
 }
 
+/// The world that is formed or forms, or the last one that was.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) generation: Generation,
+    pub(super) size: u32,
+    pub(super) attempt: u64,
+    /// First generation of the attempt.
+    pub(super) attempt_generation: Generation,
+    /// Address of rank 0's store, once it was announced.
+    pub(super) store: Option<(String, u16)>,
+    /// Where its weights come from.
+    pub(super) restore: prospect_core::Restore,
+}
+
+/// How often the run was hit, and whether it gets on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Losses {
+    /// Workers that were lost.
+    pub(super) count: u64,
+    /// How often the world was broken up since the last step that was done for the first time.
+    pub(super) without_progress: u32,
+    /// The furthest step that was ever committed.
+    pub(super) furthest: Step,
+}
+
 impl RunMachine {
-    /// A run that waits for its workers. A world size of 0 counts as 1.
-    pub fn new(mut options: MachineOptions) -> Self {
-        options.world_size = options.world_size.max(1);
-        let resumed = options.first_committed();
-        Self {
+    /// A run that waits for its workers, or for those of an earlier coordinator.
+    pub fn new(options: MachineOptions) -> Self {
+        let options = options.in_order();
+        let resumed = options.resume.as_ref().map_or(Step(0), |resume| resume.step);
+        let pipeline = Pipeline::new(&options);
+        let world = World {
+            generation: options.generation,
+            size: options.target,
+            attempt: options.attempt.max(1),
+            attempt_generation: options.attempt_generation,
+            store: None,
+            restore: prospect_core::Restore::Initial,
+        };
+        let mut machine = Self {
             now: Duration::ZERO,
+            has_begun: false,
             phase: Phase::Waiting,
-            reason: format!("waiting for {} to join", workers(options.world_size)),
+            reason: format!("waiting for {} to join", workers(options.target)),
             failure: None,
             members: Members::default(),
-            store: None,
-            pipeline: Pipeline::new(&options),
+            world,
+            losses: Losses { furthest: pipeline.committed, ..Losses::default() },
+            pipeline,
             passes: HashMap::new(),
             checkpoints: Checkpoints::new(resumed),
-            final_saved: false,
-            done_since: None,
+            final_model: Final::default(),
+            gathering: Some(Gathering::new(Duration::ZERO, options.target)),
+            adoption: None,
             stop: None,
             suspicion: None,
             actions: Vec::new(),
             options,
+        };
+        if let Some(adopt) = machine.options.adopt.take() {
+            machine.begin_adoption(adopt);
         }
+        machine
     }
 
     /// Takes in what happened at `now`, a time since any fixed moment that never
     /// goes back, and says what to do, in order.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
+        if !self.has_begun {
+            self.has_begun = true;
+            self.gathering = self.gathering.take().map(|gathering| gathering.from(self.now));
+            self.adoption = self.adoption.take().map(|adoption| adoption.from(self.now));
+        }
+        self.take_in(event);
+        std::mem::take(&mut self.actions)
+    }
+
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::WorkerJoined { worker, incarnation, preferred_rank } => {
                 self.worker_joined(worker, incarnation, preferred_rank);
             }
-            Event::SessionOpened { worker, incarnation } => {
-                self.session_opened(worker, incarnation);
+            Event::SessionOpened { worker, incarnation, generation, weights } => {
+                self.session_opened(worker, incarnation, generation, weights);
             }
             Event::SessionClosed { worker, incarnation, cause } => {
                 self.session_closed(&worker, &incarnation, &cause);
             }
             // The run has ended: nothing is left to decide.
             _ if self.phase.is_terminal() => {}
-            Event::StoreReady { worker, host, port } => self.store_ready(&worker, host, port),
-            Event::Ready { worker, model_digest, resumed_step } => {
-                self.worker_ready(&worker, &model_digest, resumed_step);
+            Event::Loaded { worker, model_digest } => self.worker_loaded(&worker, &model_digest),
+            Event::StoreReady { worker, generation, host, port } => {
+                self.store_ready(&worker, generation, host, port);
             }
-            Event::KlReport { rank, step, kind, eval_index, sums } => {
-                self.kl_report(rank, PassKey { step, kind, eval_index }, sums);
+            Event::Standing { worker, generation, step } => {
+                self.worker_stands(&worker, generation, step);
             }
-            Event::StepReport(report) => self.step_report(report),
-            Event::CheckpointSaved { step, path, manifest_sha256 } => {
-                self.checkpoint_saved(step, path, manifest_sha256);
+            Event::Ready { worker, generation, step } => {
+                self.worker_ready(&worker, generation, step);
             }
-            Event::FinalSaved { path } => self.trained_model_saved(&path),
-            Event::Failure { worker, step, message, kind } => {
-                self.worker_failed(&worker, step, &message, kind);
+            Event::KlReport { worker, generation, step, kind, eval_index, parts } => {
+                self.kl_report(&worker, generation, PassKey { step, kind, eval_index }, parts);
+            }
+            Event::StepReport { worker, generation, report } => {
+                self.step_report(&worker, generation, report);
+            }
+            Event::CheckpointWritten { worker, step, path, manifest_sha256 } => {
+                self.checkpoint_written(&worker, step, path, manifest_sha256);
+            }
+            Event::CheckpointFailed { worker, step, message } => {
+                self.checkpoint_failed(&worker, step, &message);
+            }
+            Event::FinalWritten { worker, generation, path } => {
+                self.final_written(&worker, generation, path);
+            }
+            Event::Failure { worker, generation, step, message, kind } => {
+                self.worker_failed(&worker, generation, step, &message, kind);
             }
             Event::Leave { worker, reason } => self.worker_leaves(&worker, &reason),
-            Event::Heartbeat { worker, step } => self.heartbeat(&worker, step),
+            Event::Heartbeat { worker, step, phase, progress } => {
+                self.heartbeat(&worker, step, phase, progress);
+            }
             Event::Tick => self.tick(),
             Event::StopRequested { reason } => self.stop_requested(reason),
+            Event::CheckpointPublished { step, path, manifest_sha256 } => {
+                self.checkpoint_published(step, path, manifest_sha256);
+            }
+            Event::CheckpointRejected { step, reason } => self.checkpoint_rejected(step, &reason),
+            Event::FinalPublished { path } => self.final_published(&path),
+            Event::FinalRejected { reason } => self.final_rejected(&reason),
+            Event::RestorePoint { point } => self.restore_point(point),
         }
-        std::mem::take(&mut self.actions)
-    }
-
-    /// The phase.
-    pub fn phase(&self) -> Phase {
-        self.phase
-    }
-
-    /// Why the run is in this phase, in words for a person.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// How the process is to exit; absent while the run goes on.
-    pub fn exit_code(&self) -> Option<ExitCode> {
-        match self.phase {
-            Phase::Complete => Some(ExitCode::Complete),
-            Phase::Stopped => Some(ExitCode::Preempted),
-            Phase::Failed => self.failure.map(FailureKind::exit_code),
-            _ => None,
-        }
-    }
-
-    /// Last step that was committed, 0 before the first.
-    pub fn committed_step(&self) -> Step {
-        self.pipeline.committed
-    }
-
-    /// Steps of the whole run.
-    pub fn total_steps(&self) -> u64 {
-        self.options.total_steps
-    }
-
-    /// Step of the newest durable checkpoint, 0 for none.
-    pub fn checkpoint_step(&self) -> Step {
-        self.checkpoints.newest()
-    }
-
-    /// Incarnation of the world.
-    pub fn generation(&self) -> Generation {
-        self.options.generation
-    }
-
-    /// Ranks in the world.
-    pub fn world_size(&self) -> u32 {
-        self.options.world_size
-    }
-
-    /// The workers, by rank where they have one, in the order of joining otherwise.
-    pub fn members(&self) -> Vec<&Member> {
-        self.members.sorted()
-    }
-
-    /// A worker by name.
-    pub fn member(&self, worker: &WorkerId) -> Option<&Member> {
-        self.members.get(worker)
-    }
-
-    /// The worker of a rank, once the world has formed.
-    pub fn member_of_rank(&self, rank: Rank) -> Option<&Member> {
-        self.members.of_rank(rank)
     }
 }
 
@@ -182,48 +202,13 @@ impl RunMachine {
         self.act(Action::PhaseChanged { phase, reason });
     }
 
-    /// Ends the run by a failure. `what` names worker, rank and step; what to do is added.
-    pub(super) fn fail(&mut self, kind: FailureKind, what: &str) {
-        let reason = format!("{what}; {}", self.advice(kind));
-        self.failure = Some(kind);
-        self.act(Action::SendAbort { reason: reason.clone(), kind });
-        self.enter(Phase::Failed, reason);
+    /// Whether a message of this generation may change anything.
+    pub(super) fn is_current(&self, generation: Generation) -> bool {
+        generation == self.world.generation
     }
 
-    /// What a person can do about a failure.
-    fn advice(&self, kind: FailureKind) -> String {
-        let again = self.how_to_go_on();
-        match kind {
-            FailureKind::Configuration => format!("correct this, then {again}"),
-            FailureKind::Corrupt => format!("restore or remove what is damaged, then {again}"),
-            FailureKind::Storage => format!("make room or allow writing, then {again}"),
-            FailureKind::PeerLost => again,
-            FailureKind::NotFinite => format!(
-                "lower train.learning_rate or leave out the rows that cause it, then {again}"
-            ),
-            FailureKind::Internal => format!("this is a defect to report; {again}"),
-        }
+    /// Whether the world is formed and at work.
+    pub(super) fn is_at_work(&self) -> bool {
+        matches!(self.phase, Phase::Training | Phase::Evaluating | Phase::Finishing)
     }
-
-    /// How the run is taken up again.
-    pub(super) fn how_to_go_on(&self) -> String {
-        match self.checkpoints.newest() {
-            Step(0) => "start the run again: it begins at step 1, for there is no checkpoint \
-                        yet"
-            .into(),
-            step => {
-                format!("start the run again: it goes on from the checkpoint of step {step}")
-            }
-        }
-    }
-}
-
-/// A number of workers in words.
-pub(super) fn workers(count: u32) -> String {
-    if count == 1 { "1 worker".into() } else { format!("{count} workers") }
-}
-
-/// A number of steps in words.
-pub(super) fn steps(count: u64) -> String {
-    if count == 1 { "1 step".into() } else { format!("{count} steps") }
 }

@@ -1,102 +1,114 @@
 //! The ends of a run that is not cut short: all done, or stopped on request
 //! with a durable checkpoint of its last step.
 
-use prospect_core::{Step, WorkerId};
+use prospect_core::{Rank, Step};
 
-use super::run::{RunMachine, steps};
-use super::{Action, Phase, WorkerState};
+use super::run::RunMachine;
+use super::text::steps;
+use super::{Action, Member, Phase};
 
 /// A stop that is under way.
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
     pub(super) reason: String,
-    /// Last step that is done before the end.
-    step: Step,
+    /// Last step that is done before the end; absent while no world could be told.
+    pub(super) step: Option<Step>,
 }
 
 impl RunMachine {
     pub(super) fn stop_requested(&mut self, reason: String) {
-        let committed = self.pipeline.committed;
         if self.stop.is_some() {
             return;
         }
+        let committed = self.pipeline.committed;
         if self.phase == Phase::Finishing {
             let message = format!("asked to stop ({reason}); all steps are done, so it finishes");
             return self.note("stop_requested", committed, message);
         }
-        let step = self.pipeline.sent;
+        let is_at_work = self.is_at_work();
+        let step = if is_at_work { self.pipeline.sent } else { committed };
         let message = format!("asked to stop ({reason}); no step after {step} is begun");
         self.note("stop_requested", committed, message);
-        self.act(Action::SendStop { reason: reason.clone() });
         self.reason = format!("stopping after step {step} ({reason})");
-        self.stop = Some(Stop { reason, step });
-        // Without a step of this run there is nothing to save.
-        if matches!(self.phase, Phase::Training | Phase::Evaluating) {
-            self.checkpoints.order(step);
+        self.stop = Some(Stop { reason, step: None });
+        match self.phase {
+            Phase::Waiting => self.stop_here(committed),
+            // Once the world has formed, it saves what is not saved.
+            Phase::Forming => {}
+            Phase::Recovering => self.form_when_ready(),
+            _ => self.stop_at_work(),
         }
+    }
+
+    /// The world does what it was sent, saves its last step and leaves.
+    pub(super) fn stop_at_work(&mut self) {
+        let step = self.pipeline.sent;
+        let Some(stop) = &mut self.stop else { return };
+        stop.step = Some(step);
+        let reason = stop.reason.clone();
+        self.reason = format!("stopping after step {step} ({reason})");
+        self.order_checkpoint(step);
+        self.wind_watch();
+        self.act(Action::SendStop { reason, to: None });
+        self.advance();
+    }
+
+    /// The run ends where it stands: there is nothing to save, or nobody has it.
+    pub(super) fn stop_here(&mut self, step: Step) {
+        let Some(stop) = &mut self.stop else { return };
+        stop.step = Some(step);
+        let reason = stop.reason.clone();
+        self.act(Action::SendStop { reason, to: None });
         self.check_end();
     }
 
-    pub(super) fn worker_leaves(&mut self, worker: &WorkerId, reason: &str) {
-        self.members.heard(worker, self.now);
-        let Some(member) = self.members.get(worker) else { return };
-        let who = member.describe();
-        let is_done = self.has_done_everything(member);
-        let is_ending = self.is_ending();
-        if let Some(member) = self.members.get_mut(worker) {
-            member.is_leaving = is_ending;
+    /// Whether nothing more is expected of a worker but to go.
+    pub(super) fn has_done_everything(&self, member: &Member) -> bool {
+        let is_stopping = self.stop.as_ref().is_some_and(|stop| stop.step.is_some());
+        if !is_stopping && self.phase != Phase::Finishing {
+            return false;
         }
-        if is_done {
-            if let Some(member) = self.members.get_mut(worker).filter(|m| m.is_present()) {
-                member.state = WorkerState::Left;
-                self.note("worker_left", self.pipeline.committed, format!("{who} left: {reason}"));
-            }
-            self.check_end();
-        } else if self.phase == Phase::Waiting {
-            self.lose(worker, &format!("it left: {reason}"));
-        } else {
-            // A world that is going to lose a worker stops in good order while it still can.
-            self.stop_requested(format!("{who} has to leave: {reason}"));
-        }
+        let Some(rank) = self.members.rank_of(&member.worker) else { return true };
+        // Rank 0 is needed until the last file is written.
+        let holds_files = rank == Rank(0) && !self.is_everything_durable();
+        !holds_files
+            && !self.checkpoints.is_writing(&member.worker)
+            && self.first_owed(rank).is_none()
     }
 
-    /// Whether no more shards go out.
-    pub(super) fn is_ending(&self) -> bool {
-        self.stop.is_some() || self.phase == Phase::Finishing
+    /// Whether every file that is to be written is.
+    fn is_everything_durable(&self) -> bool {
+        let trained = self.phase != Phase::Finishing || self.final_model.is_saved;
+        trained && !self.checkpoints.any_pending()
     }
 
-    /// Ends the run if nothing is left to do and its workers have left. They are
-    /// given some time for that: a session that closes under a worker looks to
-    /// it like a loss.
+    /// Ends the run if nothing is left to do. The end is on record before anyone leaves: no
+    /// coordinator that starts again waits for workers that are done.
     pub(super) fn check_end(&mut self) {
-        let is_ending = self.is_ending();
+        if self.phase.is_terminal() {
+            return;
+        }
+        let is_stopped = self.stop.as_ref().is_some_and(|stop| stop.step.is_some());
+        let is_over = self.final_model.is_saved || is_stopped;
         let in_flight = self.pipeline.in_flight().next().is_some();
-        if self.phase.is_terminal() || !is_ending || in_flight || !self.is_everything_durable() {
+        if !is_over || in_flight || !self.is_everything_durable() {
             return;
         }
-        let since = *self.done_since.get_or_insert(self.now);
-        let members = self.members.sorted();
-        let is_awaited = members
-            .iter()
-            .any(|member| member.has_session && member.is_present() && !member.is_leaving);
-        if is_awaited && self.now.saturating_sub(since) < self.options.grace {
-            return;
-        }
-        self.act(Action::SendClose);
-        match &self.stop {
-            None => {
-                let (steps, path) = (steps(self.options.total_steps), &self.options.final_path);
-                let reason = format!("trained for {steps}; the model is in {path}");
-                self.enter(Phase::Complete, reason);
-            }
-            Some(stop) => {
-                let when = match stop.step {
+        match (self.final_model.is_saved, &self.stop) {
+            (false, Some(stop)) => {
+                let when = match self.pipeline.committed {
                     Step(0) => "before the first step".into(),
                     step => format!("after step {step}"),
                 };
                 let reason = format!("stopped {when} ({}); {}", stop.reason, self.how_to_go_on());
                 self.enter(Phase::Stopped, reason);
             }
+            _ => {
+                let (steps, path) = (steps(self.options.total_steps), &self.options.final_path);
+                let reason = format!("trained for {steps}; the model is in {path}");
+                self.enter(Phase::Complete, reason);
+            }
         }
+        self.act(Action::SendClose);
     }
 }

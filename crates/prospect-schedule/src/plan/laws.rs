@@ -1,30 +1,30 @@
-//! The laws of plans, for any data, world and budget.
+//! The laws of plans, for any data, parts and budget.
 
 use proptest::prelude::*;
 
 use prospect_core::{Label, Order, RowId, Step};
 
-use crate::{EpochOrder, PlanOptions, RankPlan, RowFacts, RowIndex, StepPlan, plan_step};
+use crate::{EpochOrder, PartPlan, PlanOptions, RowFacts, RowIndex, StepPlan, plan_step};
 
 #[derive(Clone, Debug)]
 struct Case {
     rows: Vec<RowFacts>,
     options: PlanOptions,
     step: Step,
-    world_size: u32,
+    num_parts: u32,
 }
 
 impl Case {
     fn plan(&self) -> StepPlan {
-        self.plan_with(&self.options, self.world_size)
+        self.plan_with(&self.options, self.num_parts)
     }
 
-    fn plan_with(&self, options: &PlanOptions, world_size: u32) -> StepPlan {
+    fn plan_with(&self, options: &PlanOptions, num_parts: u32) -> StepPlan {
         let batch = u64::from(options.global_batch_size);
         let steps_per_epoch = (self.rows.len() as u64).div_ceil(batch);
         let epoch = EpochOrder::epoch_of(self.step, steps_per_epoch);
         let order = EpochOrder::new(&self.rows, options, epoch);
-        plan_step(&order, &self.rows, options, self.step, world_size)
+        plan_step(&order, &self.rows, options, self.step, num_parts)
     }
 
     fn target_len(&self, plan: &StepPlan, slot: u32) -> u32 {
@@ -80,11 +80,11 @@ fn cases() -> impl Strategy<Value = Case> {
             needs_pairs: true,
         },
     );
-    (rows, options, 1..40_u64, 1..12_u32).prop_map(|(rows, options, step, world_size)| Case {
+    (rows, options, 1..40_u64, 1..12_u32).prop_map(|(rows, options, step, num_parts)| Case {
         rows,
         options,
         step: Step(step),
-        world_size,
+        num_parts,
     })
 }
 
@@ -106,63 +106,63 @@ fn check_packing(batches: &[Vec<u32>], lengths: &[u32], budget: u32) -> Result<(
 
 proptest! {
     #[test]
-    fn ranks_share_the_batch_without_rest_or_overlap(case in cases()) {
+    fn parts_share_the_batch_without_rest_or_overlap(case in cases()) {
         let plan = case.plan();
-        prop_assert_eq!(plan.ranks.len(), case.world_size as usize);
-        let mut slots: Vec<u32> = plan.ranks.iter().flat_map(|rank| rank.slots.clone()).collect();
+        prop_assert_eq!(plan.parts.len(), case.num_parts as usize);
+        let mut slots: Vec<u32> = plan.parts.iter().flat_map(|part| part.slots.clone()).collect();
         slots.sort_unstable();
         prop_assert_eq!(slots, (0..plan.rows.len() as u32).collect::<Vec<_>>());
-        for rank in &plan.ranks {
-            let with_partner: Vec<u32> = rank
+        for part in &plan.parts {
+            let with_partner: Vec<u32> = part
                 .slots
                 .iter()
                 .copied()
                 .filter(|&slot| plan.partners[slot as usize].is_some())
                 .collect();
-            prop_assert_eq!(&rank.mismatched, &with_partner);
-            prop_assert!(rank.slots.is_sorted());
+            prop_assert_eq!(&part.mismatched, &with_partner);
+            prop_assert!(part.slots.is_sorted());
         }
     }
 
     #[test]
-    fn content_depends_on_neither_world_nor_budget(case in cases(), world in 1..9_u32, budget in 1..300_u32) {
+    fn content_depends_on_neither_parts_nor_budget(case in cases(), parts in 1..9_u32, budget in 1..300_u32) {
         let plan = case.plan();
         let options = PlanOptions { microbatch_tokens: budget, ..case.options };
-        let other = case.plan_with(&options, world);
+        let other = case.plan_with(&options, parts);
         prop_assert_eq!(&plan.rows, &other.rows);
         prop_assert_eq!(&plan.partners, &other.partners);
-        let ranks = |plan: &StepPlan| plan.ranks.iter().map(|r| r.slots.clone()).collect::<Vec<_>>();
-        // Nor does the budget decide who computes what.
-        let same_world = case.plan_with(&options, case.world_size);
-        prop_assert_eq!(ranks(&plan), ranks(&same_world));
+        let slots = |plan: &StepPlan| plan.parts.iter().map(|r| r.slots.clone()).collect::<Vec<_>>();
+        // Nor does the budget decide what a part holds.
+        let same_parts = case.plan_with(&options, case.num_parts);
+        prop_assert_eq!(slots(&plan), slots(&same_parts));
         prop_assert_eq!(plan, case.plan());
     }
 
     #[test]
-    fn no_rank_exceeds_the_mean_by_more_than_the_longest(case in cases()) {
+    fn no_part_exceeds_the_mean_by_more_than_the_longest(case in cases()) {
         let plan = case.plan();
         let cost = |slot: u32| {
             u64::from(case.target_len(&plan, slot) + case.mismatched_len(&plan, slot))
         };
-        let load = |rank: &RankPlan| rank.slots.iter().map(|&slot| cost(slot)).sum::<u64>();
-        let total: u64 = plan.ranks.iter().map(load).sum();
+        let load = |part: &PartPlan| part.slots.iter().map(|&slot| cost(slot)).sum::<u64>();
+        let total: u64 = plan.parts.iter().map(load).sum();
         let longest = (0..plan.rows.len() as u32).map(cost).max().unwrap();
-        let most = plan.ranks.iter().map(load).max().unwrap();
-        let world = u64::from(case.world_size);
-        prop_assert!(most * world <= total + longest * world, "{most} of {total} over {world}");
+        let most = plan.parts.iter().map(load).max().unwrap();
+        let parts = u64::from(case.num_parts);
+        prop_assert!(most * parts <= total + longest * parts, "{most} of {total} over {parts}");
     }
 
     #[test]
     fn microbatches_keep_the_budget(case in cases()) {
         let plan = case.plan();
-        for rank in &plan.ranks {
+        for part in &plan.parts {
             let targets: Vec<u32> =
-                rank.slots.iter().map(|&slot| case.target_len(&plan, slot)).collect();
+                part.slots.iter().map(|&slot| case.target_len(&plan, slot)).collect();
             let mismatched: Vec<u32> =
-                rank.mismatched.iter().map(|&slot| case.mismatched_len(&plan, slot)).collect();
+                part.mismatched.iter().map(|&slot| case.mismatched_len(&plan, slot)).collect();
             let budget = case.options.microbatch_tokens;
-            check_packing(&rank.target_microbatches, &targets, budget)?;
-            check_packing(&rank.mismatched_microbatches, &mismatched, budget)?;
+            check_packing(&part.target_microbatches, &targets, budget)?;
+            check_packing(&part.mismatched_microbatches, &mismatched, budget)?;
         }
     }
 
@@ -217,7 +217,7 @@ proptest! {
             needs_pairs: true,
         };
         let rows = (0..100).map(row).collect();
-        let case = Case { rows, options, step: Step(2), world_size: 2 };
+        let case = Case { rows, options, step: Step(2), num_parts: 2 };
         let other = PlanOptions { seed: seed.wrapping_add(1), ..options };
         prop_assert_ne!(case.plan().rows, case.plan_with(&other, 2).rows);
     }

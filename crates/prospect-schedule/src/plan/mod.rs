@@ -1,7 +1,6 @@
-//! The plan of one step: which rows, which mismatched pairs, which rank
-//! computes what. Content depends on (seed, data, step) alone; the world size
-//! and the microbatch budget only decide who computes it, and together with
-//! what.
+//! The plan of one step: which rows, which mismatched pairs, which part
+//! computes what. Content depends on (seed, data, step) alone; the number of
+//! parts and the microbatch budget only decide what is computed together.
 
 #[cfg(test)]
 mod laws;
@@ -21,9 +20,9 @@ pub struct PlanOptions {
     pub seed: u64,
     /// How rows are ordered into global batches.
     pub order: Order,
-    /// Rows per step, over all ranks.
+    /// Rows per step, over all parts.
     pub global_batch_size: u32,
-    /// Most tokens that a rank computes together. A longer sequence stands alone.
+    /// Most tokens that are computed together. A longer sequence stands alone.
     pub microbatch_tokens: u32,
     /// Tokens kept of a sequence.
     pub max_length: u32,
@@ -51,14 +50,14 @@ pub struct StepPlan {
     pub outside_count: u32,
     /// Slots without a pair although pairs are needed.
     pub unpaired_count: u32,
-    /// Work of each rank, by rank.
-    pub ranks: Vec<RankPlan>,
+    /// The parts that the batch is cut into, in order.
+    pub parts: Vec<PartPlan>,
 }
 
-/// What one rank does in a step. All lists are empty where the world is larger
-/// than the batch.
+/// One part of a global batch, which one rank does in a fixed order. All lists are
+/// empty where there are more parts than rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RankPlan {
+pub struct PartPlan {
     /// Slots of its target sequences, ascending.
     pub slots: Vec<u32>,
     /// Positions in `slots` that are computed together, longest sequences first.
@@ -69,9 +68,9 @@ pub struct RankPlan {
     pub mismatched_microbatches: Vec<Microbatch>,
 }
 
-/// Plans a training step. A world size of 0 counts as 1.
+/// Plans a training step, cut into `num_parts` parts; 0 counts as 1.
 ///
-/// Costs O(B log B + W) for a batch of B rows and W ranks (see
+/// Costs O(B log B + P) for a batch of B rows and P parts (see
 /// [`EpochOrder::new`] for what an epoch costs), O(B²) at worst where nearly all
 /// prompts of the batch are equal.
 ///
@@ -82,7 +81,7 @@ pub fn plan_step(
     index: &dyn RowIndex,
     options: &PlanOptions,
     step: Step,
-    world_size: u32,
+    num_parts: u32,
 ) -> StepPlan {
     let epoch = EpochOrder::epoch_of(step, order.steps_per_epoch());
     assert_eq!(order.epoch(), epoch, "step {step} is planned with the order of another epoch");
@@ -111,18 +110,18 @@ pub fn plan_step(
         next_rotation_count: partners.num_rotated,
         outside_count: partners.num_outside,
         unpaired_count: partners.num_unpaired,
-        ranks: assign(&items, world_size.max(1), options.microbatch_tokens),
+        parts: assign(&items, num_parts.max(1), options.microbatch_tokens),
     }
 }
 
 /// Plans an evaluation: all rows once in the order of the files, in batches of
 /// `global_batch_size`, with the same pairs every time.
-pub fn plan_eval(index: &dyn RowIndex, options: &PlanOptions, world_size: u32) -> Vec<StepPlan> {
+pub fn plan_eval(index: &dyn RowIndex, options: &PlanOptions, num_parts: u32) -> Vec<StepPlan> {
     let options = PlanOptions { order: Order::Sequential, ..*options };
     let order = EpochOrder::new(index, &options, 0);
     (1..=order.steps_per_epoch())
         .map(|batch| {
-            let plan = plan_step(&order, index, &options, Step(batch), world_size);
+            let plan = plan_step(&order, index, &options, Step(batch), num_parts);
             StepPlan { step: Step(0), epochs_done: 0.0, ..plan }
         })
         .collect()

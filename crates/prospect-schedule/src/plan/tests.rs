@@ -37,15 +37,15 @@ impl Bench {
             "max_length" => self.options.max_length = words[1].parse().unwrap(),
             "no_pairs" => self.options.needs_pairs = false,
             "plan" => {
-                let (step, ranks) = (Step(number("step", 1)), number("ranks", 1));
+                let (step, parts) = (Step(number("step", 1)), number("parts", 1));
                 let epochs = EpochOrder::new(&self.rows, &self.options, 0).steps_per_epoch();
                 let epoch = EpochOrder::epoch_of(step, epochs);
                 let order = EpochOrder::new(&self.rows, &self.options, epoch);
-                let plan = plan_step(&order, &self.rows, &self.options, step, ranks as u32);
+                let plan = plan_step(&order, &self.rows, &self.options, step, parts as u32);
                 return describe(&plan);
             }
             "eval" => {
-                let plans = plan_eval(&self.rows, &self.options, number("ranks", 1) as u32);
+                let plans = plan_eval(&self.rows, &self.options, number("parts", 1) as u32);
                 return plans.iter().flat_map(describe).collect();
             }
             _ => self.rows.push(row(&words)),
@@ -96,9 +96,9 @@ fn describe(plan: &StepPlan) -> Vec<String> {
         plan.outside_count,
         plan.unpaired_count
     )];
-    for (rank, work) in plan.ranks.iter().enumerate() {
+    for (part, work) in plan.parts.iter().enumerate() {
         lines.push(format!(
-            "rank {rank}: slots [{}] as {{{}}}, mismatched [{}] as {{{}}}",
+            "part {part}: slots [{}] as {{{}}}, mismatched [{}] as {{{}}}",
             list(&work.slots),
             packed(&work.target_microbatches),
             list(&work.mismatched),
@@ -119,7 +119,7 @@ fn what_is_not_mismatched_takes_another_completion() {
 }
 
 #[test]
-fn ranks_are_balanced_and_microbatches_filled() {
+fn parts_are_balanced_and_microbatches_filled() {
     check("assignment");
 }
 

@@ -1,5 +1,6 @@
 //! `MANIFEST.json`: which files make up a checkpoint, with their sizes and digests. It is written
-//! last, so a checkpoint without one was never finished.
+//! last, so a checkpoint without one was never finished. A file that it does not name could be read
+//! in place of one that it does, and is as bad as an altered one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,6 +11,7 @@ use prospect_core::Step;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::tensors::unreadable;
 use crate::{TrainError, storage};
 
 /// Name of the manifest in a checkpoint.
@@ -18,8 +20,8 @@ pub(crate) const MANIFEST_FILE: &str = "MANIFEST.json";
 /// The only format there is.
 pub(crate) const FORMAT: u32 = 1;
 
-/// A SHA-256 digest.
-pub(crate) type Sha256Bytes = [u8; 32];
+/// Far above what any model needs.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// All files of a checkpoint but the manifest itself.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -41,28 +43,29 @@ struct FileRecord {
 }
 
 impl Manifest {
-    /// Describes the files below `dir` and writes the manifest beside them. Returns its digest.
-    pub(crate) fn write(
-        dir: &Path,
-        step: Step,
-        world_size: usize,
-    ) -> Result<Sha256Bytes, TrainError> {
+    /// Describes the files beside `path` and below, and writes them down there. Returns the digest
+    /// of what was written.
+    pub(crate) fn write(path: &Path, step: Step, world_size: usize) -> Result<String, TrainError> {
+        let dir = path.parent().unwrap_or(path);
         let mut files = BTreeMap::new();
         for name in storage::list_files(dir)? {
-            let (bytes, digest) = digest_file(&dir.join(&name))?;
-            files.insert(name, FileRecord { bytes, sha256: hex(&digest) });
+            let (bytes, sha256) = digest_file(&dir.join(&name))?;
+            files.insert(name, FileRecord { bytes, sha256 });
         }
         let manifest = Self { format: FORMAT, step, world_size, files };
-        let path = dir.join(MANIFEST_FILE);
         let mut text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|error| TrainError::damaged(&path, format!("cannot be encoded: {error}")))?;
+            .map_err(|error| TrainError::damaged(path, format!("cannot be encoded: {error}")))?;
         text.push(b'\n');
-        storage::write(&path, &text)?;
-        Ok(Sha256::digest(&text).into())
+        storage::write(path, &text)?;
+        Ok(hex(&Sha256::digest(&text)))
     }
 
-    /// Reads the manifest of a checkpoint and verifies every file that it names.
+    /// Reads the manifest of a checkpoint and verifies that its files are exactly those that are
+    /// named there, down to the last bit. Hidden files are passed over.
     pub(crate) fn verify(dir: &Path) -> Result<Self, TrainError> {
+        if !is_kind(dir, fs::Metadata::is_dir)? {
+            return Err(TrainError::damaged(dir, "is not a directory"));
+        }
         let path = dir.join(MANIFEST_FILE);
         let manifest: Self = read_json(&path)?;
         if manifest.format != FORMAT {
@@ -80,24 +83,27 @@ impl Manifest {
             }
             record.verify(&dir.join(name))?;
         }
+        for name in storage::list_files(dir)? {
+            let is_hidden = name.split('/').any(|part| part.starts_with('.'));
+            if !is_hidden && name != MANIFEST_FILE && !manifest.files.contains_key(&name) {
+                return Err(TrainError::damaged(
+                    &dir.join(name),
+                    "is not in the checkpoint's manifest",
+                ));
+            }
+        }
         Ok(manifest)
     }
 }
 
 impl FileRecord {
     fn verify(&self, path: &Path) -> Result<(), TrainError> {
-        let found = match fs::metadata(path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(TrainError::damaged(path, "is missing"));
-            }
-            Err(error) => return Err(TrainError::storage("read", path)(error)),
-        };
+        let found = file_len(path)?;
         if found != self.bytes {
             let problem = format!("has {found} bytes, but was written with {}", self.bytes);
             return Err(TrainError::damaged(path, problem));
         }
-        let digest = hex(&digest_file(path)?.1);
+        let digest = digest_file(path)?.1;
         if digest != self.sha256 {
             let problem = format!("has sha256 {digest}, but was written with {}", self.sha256);
             return Err(TrainError::damaged(path, problem));
@@ -108,13 +114,11 @@ impl FileRecord {
 
 /// Reads a JSON file of a checkpoint.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(TrainError::damaged(path, "is missing"));
-        }
-        Err(error) => return Err(TrainError::storage("read", path)(error)),
-    };
+    let bytes = file_len(path)?;
+    if bytes > MAX_MANIFEST_BYTES {
+        return Err(TrainError::damaged(path, format!("has {bytes} bytes, too many to be read")));
+    }
+    let text = fs::read(path).map_err(unreadable(path))?;
     serde_json::from_slice(&text)
         .map_err(|error| TrainError::damaged(path, format!("is not what it should be: {error}")))
 }
@@ -124,14 +128,26 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Size and digest of a file.
-fn digest_file(path: &Path) -> Result<(u64, Sha256Bytes), TrainError> {
-    let mut file = File::open(path).map_err(TrainError::storage("read", path))?;
+/// Size of a file that is itself there, and not a link to one.
+fn file_len(path: &Path) -> Result<u64, TrainError> {
+    if !is_kind(path, fs::Metadata::is_file)? {
+        return Err(TrainError::damaged(path, "is not a regular file"));
+    }
+    Ok(fs::symlink_metadata(path).map_err(unreadable(path))?.len())
+}
+
+fn is_kind(path: &Path, kind: impl Fn(&fs::Metadata) -> bool) -> Result<bool, TrainError> {
+    Ok(kind(&fs::symlink_metadata(path).map_err(unreadable(path))?))
+}
+
+/// Size of a file and its digest in hexadecimal.
+fn digest_file(path: &Path) -> Result<(u64, String), TrainError> {
+    let mut file = File::open(path).map_err(unreadable(path))?;
     let (mut hasher, mut bytes) = (Sha256::new(), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer).map_err(TrainError::storage("read", path))? {
-            0 => return Ok((bytes, hasher.finalize().into())),
+        match file.read(&mut buffer).map_err(unreadable(path))? {
+            0 => return Ok((bytes, hex(&hasher.finalize()))),
             read => {
                 hasher.update(&buffer[..read]);
                 bytes += read as u64;

@@ -7,125 +7,107 @@
 //!   state.json
 //!   MANIFEST.json                           sha256 of each of the files above
 //! ```
+//!
+//! They are written under a staged name; whoever holds the run directory gives them their own.
 
 mod leader;
 mod manifest;
 mod restore;
+mod snapshot;
 mod state;
 mod tensors;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use prospect_core::Step;
+use prospect_core::{Step, StepPhase};
 use prospect_libtorch::ProcessGroup;
-use prospect_model::{CausalLm, ModelError};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::leader::{on_leader, share};
-use self::manifest::{FORMAT, Manifest, Sha256Bytes, hex};
+use self::manifest::{FORMAT, hex};
 use self::restore::restore;
-use self::state::{STATE_FILE, State};
-use self::tensors::{bytes, write_tensors};
-use crate::storage::{self, Staging};
+pub use self::snapshot::{CheckpointManifestDigest, Snapshot};
+use self::snapshot::{check_finite, save_model};
+use self::state::State;
+use self::tensors::bytes;
+use crate::parameters::Segment;
+use crate::storage::Staging;
 use crate::{TrainError, Trainer};
 
 const MODEL_DIR: &str = "model";
 const OPTIMIZER_FILE: &str = "optimizer-00000-of-00001.safetensors";
 
-/// SHA-256 of a checkpoint's `MANIFEST.json`, which names the digests of all its other files.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CheckpointManifestDigest(pub String);
-
-impl fmt::Display for CheckpointManifestDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Tensors under their names, sharing storage with the trainer.
+/// Tensors under their names.
 type Named = Vec<(String, Tensor)>;
 
 impl Trainer {
-    /// Writes `checkpoints_dir/step-NNNNNN`. Every rank calls this; rank 0 writes. The directory
-    /// appears whole and durable, and replaces one that is there. All ranks return the digest of
-    /// its manifest.
+    /// Copies the state after [`done`](Trainer::done) into main memory: 12 bytes a parameter, and
+    /// in bf16 14. No other rank takes part, and what the trainer does later does not touch it.
     ///
     /// # Errors
-    /// On rank 0 storage that is full, read-only or failing; on the others [`TrainError::Peer`].
-    pub fn save_checkpoint(
-        &mut self,
-        checkpoints_dir: &Path,
-        step: Step,
-    ) -> Result<CheckpointManifestDigest, TrainError> {
-        let place = checkpoints_dir.join(step.directory_name());
-        let (source_dir, model, optimizer) =
-            (self.policy.source_dir().to_owned(), self.weights()?, self.optimizer_state()?);
-        let state = self.state(step);
-        let job = move || {
-            let _no_grad = tch::no_grad_guard();
-            let staging = Staging::new(&place)?;
-            save_model(&source_dir, &staging.path().join(MODEL_DIR), &model)?;
-            write_tensors(&staging.path().join(OPTIMIZER_FILE), &optimizer)?;
-            write_state(&staging.path().join(STATE_FILE), &state)?;
-            let digest = Manifest::write(staging.path(), step, state.world_size)?;
-            staging.publish()?;
-            Ok(digest)
-        };
-        let digest = on_leader(&self.group, self.device, "save a checkpoint", job)?;
-        let digest = share_digest(&self.group, self.device, digest)?;
-        Ok(CheckpointManifestDigest(hex(&digest)))
+    /// A tensor that cannot be copied.
+    pub fn snapshot(&self) -> Result<Snapshot, TrainError> {
+        Ok(Snapshot {
+            source_dir: self.policy.source_dir().to_owned(),
+            model: copied(self.weights()?)?,
+            optimizer: copied(self.optimizer_state()?)?,
+            state: self.state(),
+        })
     }
 
-    /// Goes on from a checkpoint directory. Every rank calls this; rank 0 verifies and reads the
-    /// files and sends the others what they hold. Returns the step after which it was written.
+    /// Writes the trained model to `staged`, a Hugging Face directory in the type that the passes
+    /// compute in, and makes it durable under that name. No other rank takes part. After an error
+    /// nothing is left of it.
     ///
     /// # Errors
-    /// On rank 0 [`TrainError::Damaged`] with the file that is absent, cut off or altered, or
-    /// [`TrainError::Incompatible`]; on the others [`TrainError::Peer`].
-    pub fn load_checkpoint(&mut self, dir: &Path) -> Result<Step, TrainError> {
-        let (dir, expected) = (dir.to_owned(), self.state(Step(0)));
+    /// Storage that is full, read-only or failing, and [`TrainError::NotFiniteWeights`].
+    pub fn save_final(&self, staged: &Path) -> Result<(), TrainError> {
+        self.progress.set_phase(StepPhase::Saving);
+        let write = || {
+            let weights = self.weights()?;
+            check_finite(self.done(), &weights)?;
+            let staging = Staging::new(staged)?;
+            save_model(self.policy.source_dir(), staging.path(), &weights)?;
+            staging.keep();
+            Ok(())
+        };
+        let written = write();
+        self.progress.set_phase(StepPhase::Idle);
+        written
+    }
+
+    /// Goes on from a checkpoint directory. Every rank of the world calls this; rank 0 verifies
+    /// and reads the files and sends the others what they hold. Returns the step after which it
+    /// was written.
+    ///
+    /// # Errors
+    /// On rank 0 [`TrainError::Damaged`] with the file that is absent, cut off, altered or not the
+    /// checkpoint's, or [`TrainError::Incompatible`]; on the others [`TrainError::Peer`].
+    pub(crate) fn load_checkpoint(&mut self, dir: &Path) -> Result<Step, TrainError> {
+        let (dir, expected) = (dir.to_owned(), self.state());
         let (weights, optimizer) = (self.masters()?, self.optimizer_state()?);
         let model = if self.parameters.has_masters() { Vec::new() } else { weights };
         let job = move || {
             let _no_grad = tch::no_grad_guard();
             restore(&dir, &expected, &model, &optimizer)
         };
-        let state = on_leader(&self.group, self.device, "load the checkpoint", job)?;
+        let group = self.world()?;
+        let state = on_leader(group, self.device, "load the checkpoint", job)?;
         let numbers = state.map_or([0, 0], |state| [state.step.0, state.num_updates]);
-        let [step, num_updates] =
-            share(&self.group, self.device, numbers.map(|number| number as i64))?;
+        let [step, num_updates] = share(group, self.device, numbers.map(|number| number as i64))?;
         for segment in &self.parameters.segments {
             for flat in [&segment.master, &segment.exp_avg, &segment.exp_avg_sq] {
-                self.group.broadcast(&mut flat.shallow_clone(), 0)?.wait()?;
+                group.broadcast(&mut flat.shallow_clone(), 0)?.wait()?;
+                self.progress.tick();
             }
         }
-        self.group.settle()?;
+        group.settle()?;
         self.parameters.num_updates = num_updates as u64;
         self.parameters.publish()?;
         Ok(Step(step as u64))
-    }
-
-    /// Writes the trained model to `dir`, a Hugging Face directory in the type that the passes
-    /// compute in. Every rank calls this; rank 0 writes. The directory appears whole and durable,
-    /// and replaces one that is there.
-    ///
-    /// # Errors
-    /// As [`Trainer::save_checkpoint`].
-    pub fn save_final(&mut self, dir: &Path) -> Result<(), TrainError> {
-        let (place, source_dir, model): (PathBuf, _, _) =
-            (dir.to_owned(), self.policy.source_dir().to_owned(), self.weights()?);
-        let job = move || {
-            let _no_grad = tch::no_grad_guard();
-            let staging = Staging::new(&place)?;
-            save_model(&source_dir, staging.path(), &model)?;
-            staging.publish()
-        };
-        on_leader(&self.group, self.device, "save the final model", job)?;
-        Ok(())
     }
 
     /// SHA-256, in hexadecimal, of the fp32 weights and the optimizer's state: equal on two
@@ -174,11 +156,7 @@ impl Trainer {
         Ok(state)
     }
 
-    fn named(
-        &self,
-        prefix: &str,
-        flat: impl Fn(&crate::parameters::Segment) -> &Tensor,
-    ) -> Result<Named, TrainError> {
+    fn named(&self, prefix: &str, flat: impl Fn(&Segment) -> &Tensor) -> Result<Named, TrainError> {
         let mut named = Vec::new();
         for segment in &self.parameters.segments {
             for slot in &segment.slots {
@@ -188,48 +166,22 @@ impl Trainer {
         Ok(named)
     }
 
-    fn state(&self, step: Step) -> State {
+    fn state(&self) -> State {
         let dtype = if self.policy.kind() == Kind::Float { "float32" } else { "bfloat16" };
         State {
             format: FORMAT,
-            step,
+            step: self.done(),
             num_updates: self.parameters.num_updates,
-            world_size: self.group.world_size(),
+            world_size: self.group.as_ref().map_or(0, ProcessGroup::world_size),
             dtype: dtype.to_owned(),
             threads: tch::get_num_threads().unsigned_abs(),
         }
     }
 }
 
-/// Storage that fails while a model is written is a storage error here too.
-fn save_model(source_dir: &Path, dir: &Path, weights: &Named) -> Result<(), TrainError> {
-    CausalLm::save_tensors(source_dir, dir, weights).map_err(|error| match error {
-        ModelError::Write { path, source } => TrainError::Storage { action: "write", path, source },
-        other => TrainError::Model(other),
-    })
-}
-
-fn write_state(path: &Path, state: &State) -> Result<(), TrainError> {
-    let mut text = serde_json::to_vec_pretty(state)
-        .map_err(|error| TrainError::damaged(path, format!("cannot be encoded: {error}")))?;
-    text.push(b'\n');
-    storage::write(path, &text)
-}
-
-/// Rank 0's digest, on every rank.
-fn share_digest(
-    group: &ProcessGroup,
-    device: Device,
-    digest: Option<Sha256Bytes>,
-) -> Result<Sha256Bytes, TrainError> {
-    let mut words = [0_i64; 4];
-    for (word, bytes) in words.iter_mut().zip(digest.unwrap_or_default().chunks_exact(8)) {
-        *word = i64::from_le_bytes(bytes.try_into().expect("chunks have eight bytes"));
-    }
-    let words = share(group, device, words)?;
-    let mut digest = [0; 32];
-    for (bytes, word) in digest.chunks_exact_mut(8).zip(words) {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
-    Ok(digest)
+/// The same tensors in main memory, with storage of their own.
+fn copied(tensors: Named) -> Result<Named, TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let copy = |tensor: Tensor| tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, false, true);
+    tensors.into_iter().map(|(name, tensor)| Ok((name, copy(tensor)?))).collect()
 }

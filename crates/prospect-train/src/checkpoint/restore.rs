@@ -1,6 +1,5 @@
 //! Reads a checkpoint back into the trainer's buffers, after verifying all of it.
 
-use std::fs;
 use std::path::Path;
 
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
@@ -20,22 +19,15 @@ pub(super) fn restore(
     model: &Named,
     optimizer: &Named,
 ) -> Result<State, TrainError> {
-    if !fs::exists(dir).map_err(TrainError::storage("read", dir))? {
-        return Err(TrainError::damaged(dir, "does not exist"));
-    }
-    Manifest::verify(dir)?;
-    let state: State = read_json(&dir.join(STATE_FILE))?;
-    if state.dtype != expected.dtype {
-        let (path, key) = (dir.to_owned(), "dtype");
-        let (found, expected) = (state.dtype, expected.dtype.clone());
-        return Err(TrainError::Incompatible { path, key, found, expected });
-    }
-    if state.world_size != expected.world_size || state.threads != expected.threads {
+    let manifest = Manifest::verify(dir)?;
+    let path = dir.join(STATE_FILE);
+    let state: State = read_json(&path)?;
+    state.check(&path, (manifest.step, manifest.world_size), expected)?;
+    if state.threads != expected.threads {
         tracing::warn!(
             checkpoint = %dir.display(),
-            world_size = state.world_size,
             threads = state.threads,
-            "the checkpoint was written by another number of ranks or threads: roundings will differ",
+            "the checkpoint was written by another number of threads: roundings will differ",
         );
     }
     if !model.is_empty() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -69,16 +69,15 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<Vec<u8>, TrainError> {
 impl TensorsFile {
     /// Opens a file that [`write_tensors`] wrote.
     pub(crate) fn open(path: &Path) -> Result<Self, TrainError> {
-        let storage = |error| TrainError::storage("read", path)(error);
-        let mut file = File::open(path).map_err(storage)?;
+        let mut file = File::open(path).map_err(unreadable(path))?;
         let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(storage)?;
+        file.read_exact(&mut length).map_err(unreadable(path))?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER_BYTES {
             return Err(TrainError::damaged(path, format!("has a header of {length} bytes")));
         }
         let mut header = vec![0; length as usize];
-        file.read_exact(&mut header).map_err(storage)?;
+        file.read_exact(&mut header).map_err(unreadable(path))?;
         let entries = serde_json::from_slice(&header)
             .map_err(|error| TrainError::damaged(path, format!("has a bad header: {error}")))?;
         Ok(Self { path: path.to_owned(), file, data_start: 8 + length, entries })
@@ -99,10 +98,11 @@ impl TensorsFile {
             });
             return Err(TrainError::Incompatible { path, key: "tensor", found, expected });
         }
-        let storage = |error| TrainError::storage("read", &self.path)(error);
         let mut bytes = vec![0; (end - start) as usize];
-        self.file.seek(SeekFrom::Start(self.data_start + start)).map_err(storage)?;
-        self.file.read_exact(&mut bytes).map_err(storage)?;
+        // Past any file, and so its end, where the sum would be past any number.
+        let place = SeekFrom::Start(self.data_start.saturating_add(start).min(i64::MAX as u64));
+        self.file.seek(place).map_err(unreadable(&self.path))?;
+        self.file.read_exact(&mut bytes).map_err(unreadable(&self.path))?;
         let tensor = Tensor::f_from_data_size(&bytes, &entry.shape, Kind::Float)?;
         destination.shallow_clone().f_copy_(&tensor)?;
         Ok(())
@@ -119,6 +119,18 @@ impl TensorsFile {
             }),
             None => Ok(()),
         }
+    }
+}
+
+/// What a file that cannot be read, is not there or ends early means.
+pub(crate) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TrainError {
+    let path = path.to_owned();
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            TrainError::damaged(&path, "is missing")
+        }
+        io::ErrorKind::UnexpectedEof => TrainError::damaged(&path, "ends early"),
+        _ => TrainError::storage("read", &path)(error),
     }
 }
 

@@ -1,48 +1,34 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Staging, list_files, write};
+use super::{Staging, list_files, sync_tree, write};
 use crate::TrainError;
 
-/// Publishes a directory with one file and returns what a reader then finds beside it.
-fn check(place: &Path, content: &str) -> Vec<String> {
-    let staging = Staging::new(place).unwrap();
+/// Fills a staged directory with one file, and keeps it or not. Returns the files that are there.
+fn check(path: &Path, is_kept: bool) -> Vec<String> {
+    let staging = Staging::new(path).unwrap();
+    assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0, "it begins empty");
     fs::create_dir(staging.path().join("inner")).unwrap();
-    write(&staging.path().join("inner/file"), content.as_bytes()).unwrap();
-    staging.publish().unwrap();
-    assert_eq!(fs::read_to_string(place.join("inner/file")).unwrap(), content);
-    let mut names: Vec<String> = fs::read_dir(place.parent().unwrap())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
+    write(&staging.path().join("inner/file"), b"content").unwrap();
+    sync_tree(staging.path(), |_| Ok(())).unwrap();
+    if is_kept {
+        staging.keep();
+    } else {
+        drop(staging);
+    }
+    list_files(path.parent().unwrap()).unwrap()
 }
 
 #[test]
-fn a_directory_appears_whole_and_replaces_another() {
+fn a_directory_stays_only_if_it_is_kept() {
     let root = tempfile::tempdir().unwrap();
-    let place = root.path().join("checkpoints/step-000002");
-    assert_eq!(check(&place, "first"), ["step-000002"]);
-    assert_eq!(check(&place, "second"), ["step-000002"]);
-    assert_eq!(list_files(root.path()).unwrap(), ["checkpoints/step-000002/inner/file"]);
-}
-
-#[test]
-fn a_directory_that_is_not_published_leaves_nothing() {
-    let root = tempfile::tempdir().unwrap();
-    let place = root.path().join("step-000002");
-    drop(Staging::new(&place).unwrap());
+    let path = root.path().join(".staged-step-000002-1f0c9a3e");
+    assert_eq!(check(&path, true), [".staged-step-000002-1f0c9a3e/inner/file"]);
+    // What an earlier attempt has left is replaced.
+    fs::write(path.join("left over"), "").unwrap();
+    assert_eq!(check(&path, true), [".staged-step-000002-1f0c9a3e/inner/file"]);
+    assert_eq!(check(&path, false), [""; 0]);
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn leftovers_of_killed_processes_are_removed_and_others_stay() {
-    let root = tempfile::tempdir().unwrap();
-    fs::create_dir_all(root.path().join(".tmp-step-000001-77/model")).unwrap();
-    fs::create_dir(root.path().join(".tmp-stepping-stone")).unwrap();
-    let place = root.path().join("step-000002");
-    assert_eq!(check(&place, "x"), [".tmp-stepping-stone", "step-000002"]);
 }
 
 #[test]
@@ -50,8 +36,18 @@ fn storage_that_refuses_is_named() {
     let root = tempfile::tempdir().unwrap();
     let blocked = root.path().join("blocked");
     fs::write(&blocked, "a file where a directory should be").unwrap();
-    match Staging::new(&blocked.join("step-000001")) {
-        Err(TrainError::Storage { path, .. }) => assert_eq!(path, blocked),
-        other => panic!("expected a storage error, got {:?}", other.err()),
+    for path in [blocked.join(".staged-a"), root.path().join("missing/.staged-a")] {
+        match Staging::new(&path) {
+            Err(TrainError::Storage { path: named, .. }) => assert_eq!(named, path),
+            other => panic!("expected a storage error, got {:?}", other.err()),
+        }
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_made_durable_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), "").unwrap();
+    let refused = sync_tree(root.path(), |path| Err(TrainError::damaged(path, "is refused")));
+    assert!(refused.unwrap_err().to_string().contains("file is refused"));
 }

@@ -1,36 +1,76 @@
-//! Checkpoints: a run goes on bit for bit, and damage is found and named.
+//! Checkpoints: a run goes on bit for bit, a snapshot is of its moment, and what cannot be restored
+//! whole is refused.
 
 use std::fs;
 use std::path::Path;
 
-use prospect_core::{Dtype, ExitCode, RunConfig, Step};
+use prospect_core::{Dtype, ExitCode, Restore, RunConfig, Step};
 use safetensors::SafeTensors;
+use sha2::{Digest as _, Sha256};
+use tch::Device;
 
-use super::support::{alone, config, train, world};
-use crate::TrainError;
+use super::support::{
+    ThreadExchange, alone, config, group, ranks, shard, step, total, train, with_store, world,
+};
+use crate::{CheckpointManifestDigest, Snapshot, TrainError, Trainer};
+
+pub(super) const MODEL: &str = "model/model.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer-00000-of-00001.safetensors";
+pub(super) const STATE: &str = "state.json";
+pub(super) const MANIFEST: &str = "MANIFEST.json";
+
+/// Trains one rank to `last` and writes what it then has to `dir`. Returns the trainer's digest.
+pub(super) fn saved(config: &RunConfig, last: u64, dir: &Path) -> String {
+    alone(config, |trainer, exchange| {
+        train(trainer, exchange, 1..=last, (0, 1)).unwrap();
+        trainer.snapshot().unwrap().write(dir).unwrap();
+        trainer.digest().unwrap()
+    })
+}
+
+/// One thread per rank, each with a trainer that goes on from the checkpoint `name` in `run_dir`.
+fn resumed<T: Send>(
+    world_size: usize,
+    config: &RunConfig,
+    (run_dir, name): (&Path, &str),
+    body: impl Fn(usize, &mut Trainer, &mut ThreadExchange) -> T + Sync,
+) -> Vec<Result<T, TrainError>> {
+    let restore = Restore::Checkpoint { path: name.to_owned() };
+    with_store(|port| {
+        ranks(world_size, |rank, exchange| {
+            let mut trainer = Trainer::new(config, Device::Cpu).unwrap();
+            let group = group(port, "t", (rank, world_size));
+            trainer.enter(group, &restore, run_dir)?;
+            Ok(body(rank, &mut trainer, exchange))
+        })
+    })
+}
 
 /// Trains 3 steps, saves, trains 3 more; then again from the checkpoint. Compares every sum and
 /// the weights' digest.
 fn check_resume(config: &RunConfig, world_size: usize) {
     let root = tempfile::tempdir().unwrap();
-    let checkpoints = root.path().join("checkpoints");
+    let last = |trainer: &mut Trainer, exchange: &mut ThreadExchange, rank| {
+        let reports = train(trainer, exchange, 4..=6, (rank, world_size)).unwrap();
+        let norms: Vec<_> = reports.iter().map(|report| report.grad_norm).collect();
+        (total(&reports), norms, trainer.digest().unwrap())
+    };
     let whole = world(world_size, config, |rank, trainer, exchange| {
         train(trainer, exchange, 1..=3, (rank, world_size)).unwrap();
-        let digest = trainer.save_checkpoint(&checkpoints, Step(3)).unwrap();
-        let reports = train(trainer, exchange, 4..=6, (rank, world_size)).unwrap();
-        let sums: Vec<_> = reports.iter().map(|report| (report.sums, report.grad_norm)).collect();
-        (sums, trainer.digest().unwrap(), digest)
+        let snapshot = trainer.snapshot().unwrap();
+        assert_eq!(snapshot.step(), Step(3));
+        if rank == 0 {
+            snapshot.write(&root.path().join("step-000003")).unwrap();
+        }
+        last(trainer, exchange, rank)
     });
-    assert_eq!(whole[0].2, whole[world_size - 1].2, "all ranks name one checkpoint");
-    let resumed = world(world_size, config, |rank, trainer, exchange| {
-        let before = trainer.digest().unwrap();
-        assert_eq!(trainer.load_checkpoint(&checkpoints.join("step-000003")).unwrap(), Step(3));
-        assert_ne!(trainer.digest().unwrap(), before);
-        let reports = train(trainer, exchange, 4..=6, (rank, world_size)).unwrap();
-        let sums: Vec<_> = reports.iter().map(|report| (report.sums, report.grad_norm)).collect();
-        (sums, trainer.digest().unwrap(), whole[rank].2.clone())
-    });
-    assert_eq!(whole, resumed);
+    let found =
+        resumed(world_size, config, (root.path(), "step-000003"), |rank, trainer, exchange| {
+            assert_eq!((trainer.done(), trainer.pending()), (Step(3), None));
+            last(trainer, exchange, rank)
+        });
+    let found: Vec<_> = found.into_iter().map(Result::unwrap).collect();
+    assert_eq!(found, whole);
 }
 
 #[test]
@@ -46,67 +86,49 @@ fn a_resumed_run_in_bf16_goes_on_from_its_master_weights() {
     check_resume(&config, 1);
 }
 
-/// Saves a checkpoint, lets `harm` at its directory, and returns how loading it is refused.
-fn check_damage(harm: impl Fn(&Path)) -> TrainError {
+/// Takes a snapshot after 2 steps, writes it at once, and again from another thread while and after
+/// the trainer goes on.
+fn check_snapshot(config: &RunConfig) {
     let root = tempfile::tempdir().unwrap();
-    let config = config("smollm2", "llama2");
-    alone(&config, |trainer, exchange| {
-        train(trainer, exchange, 1..=1, (0, 1)).unwrap();
-        trainer.save_checkpoint(root.path(), Step(1)).unwrap();
+    let write = |snapshot: Snapshot, name: &str| snapshot.write(&root.path().join(name)).unwrap();
+    let (then, digests) = alone(config, |trainer, exchange| {
+        train(trainer, exchange, 1..=2, (0, 1)).unwrap();
+        let then = trainer.digest().unwrap();
+        let at_once = write(trainer.snapshot().unwrap(), "at-once");
+        let [during, after] = [trainer.snapshot().unwrap(), trainer.snapshot().unwrap()];
+        // A gradient that is pending is no part of it.
+        trainer.step(&shard(3, 32, (0, 1)), exchange).unwrap();
+        let pending = write(trainer.snapshot().unwrap(), "pending");
+        trainer.apply(Step(3)).unwrap();
+        let digests: [CheckpointManifestDigest; 4] = std::thread::scope(|scope| {
+            let during = scope.spawn(|| write(during, "during"));
+            train(trainer, exchange, 4..=6, (0, 1)).unwrap();
+            [at_once, pending, during.join().unwrap(), write(after, "after")]
+        });
+        assert_ne!(trainer.digest().unwrap(), then);
+        (then, digests)
     });
-    let dir = root.path().join("step-000001");
-    harm(&dir);
-    alone(&config, |trainer, _| trainer.load_checkpoint(&dir).unwrap_err())
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+    let found =
+        resumed(1, config, (root.path(), "after"), |_, trainer, _| trainer.digest().unwrap());
+    assert_eq!(found.into_iter().next().unwrap().unwrap(), then);
 }
 
 #[test]
-fn a_damaged_checkpoint_is_refused_by_the_name_of_the_file() {
-    let cut = |name: &'static str| {
-        move |dir: &Path| {
-            let content = fs::read(dir.join(name)).unwrap();
-            fs::write(dir.join(name), &content[..content.len() - 1]).unwrap();
-        }
-    };
-    let flip = |name: &'static str| {
-        move |dir: &Path| {
-            let mut content = fs::read(dir.join(name)).unwrap();
-            let last = content.len() - 1;
-            content[last] ^= 1;
-            fs::write(dir.join(name), content).unwrap();
-        }
-    };
-    let remove = |name: &'static str| move |dir: &Path| fs::remove_file(dir.join(name)).unwrap();
-    let optimizer = "optimizer-00000-of-00001.safetensors";
-    let model = "model/model.safetensors";
-    let cases: [(&str, &str, TrainError); 7] = [
-        (optimizer, "bytes, but was written with", check_damage(cut(optimizer))),
-        (model, "bytes, but was written with", check_damage(cut(model))),
-        (model, "sha256", check_damage(flip(model))),
-        ("state.json", "sha256", check_damage(flip("state.json"))),
-        ("model/config.json", "is missing", check_damage(remove("model/config.json"))),
-        ("MANIFEST.json", "is missing", check_damage(remove("MANIFEST.json"))),
-        ("MANIFEST.json", "is not what it should be", check_damage(cut_half)),
-    ];
-    for (name, words, error) in cases {
-        let text = error.to_string();
-        assert!(text.contains(name) && text.contains(words), "{name}, {words}: {text}");
-        assert_eq!(error.exit_code(), ExitCode::Corrupt);
-    }
-}
-
-fn cut_half(dir: &Path) {
-    let path = dir.join("MANIFEST.json");
-    let content = fs::read(&path).unwrap();
-    fs::write(&path, &content[..content.len() / 2]).unwrap();
+fn a_snapshot_is_of_its_moment_whatever_the_trainer_does_later() {
+    check_snapshot(&config("smollm2", "llama2"));
+    let mut config = config("llama2", "smollm2");
+    config.model.dtype = Dtype::Bfloat16;
+    check_snapshot(&config);
 }
 
 #[test]
 fn every_rank_learns_that_a_checkpoint_is_refused() {
     let root = tempfile::tempdir().unwrap();
+    let found =
+        resumed(2, &config("smollm2", "llama2"), (root.path(), "step-000009"), |_, _, _| ());
+    let errors: Vec<TrainError> = found.into_iter().map(Result::unwrap_err).collect();
     let missing = root.path().join("step-000009");
-    let errors = world(2, &config("smollm2", "llama2"), |_, trainer, _| {
-        trainer.load_checkpoint(&missing).unwrap_err()
-    });
     assert!(matches!(&errors[0], TrainError::Damaged { path, .. } if *path == missing));
     assert!(matches!(errors[1], TrainError::Peer { rank: 0, .. }), "{}", errors[1]);
 }
@@ -114,10 +136,8 @@ fn every_rank_learns_that_a_checkpoint_is_refused() {
 #[test]
 fn a_checkpoint_of_another_dtype_or_model_is_refused() {
     let root = tempfile::tempdir().unwrap();
-    alone(&config("smollm2", "llama2"), |trainer, _| {
-        trainer.save_checkpoint(root.path(), Step(1)).unwrap();
-    });
     let dir = root.path().join("step-000001");
+    saved(&config("smollm2", "llama2"), 1, &dir);
     let mut bf16 = config("smollm2", "llama2");
     bf16.model.dtype = Dtype::Bfloat16;
     for (config, key) in [(bf16, "dtype"), (config("llama2", "llama2"), "parameter")] {
@@ -128,30 +148,107 @@ fn a_checkpoint_of_another_dtype_or_model_is_refused() {
     }
 }
 
-#[test]
-fn storage_that_fails_is_named_and_every_rank_learns_of_it() {
-    let root = tempfile::tempdir().unwrap();
-    let blocked = root.path().join("checkpoints");
-    fs::write(&blocked, "a file where a directory should be").unwrap();
-    let errors = world(2, &config("smollm2", "llama2"), |_, trainer, exchange| {
-        let error = trainer.save_checkpoint(&blocked, Step(1)).unwrap_err();
-        assert!(trainer.step(&super::support::shard(1, 32, (0, 1)), exchange).is_ok());
-        error
-    });
-    assert_eq!(errors[0].exit_code(), ExitCode::Storage);
-    assert!(errors[0].to_string().contains(&blocked.display().to_string()), "{}", errors[0]);
-    assert!(matches!(errors[1], TrainError::Peer { rank: 0, .. }));
+/// Replaces a file of a checkpoint and makes its manifest true again.
+fn forge(dir: &Path, name: &str, content: &[u8]) {
+    fs::write(dir.join(name), content).unwrap();
+    let path = dir.join(MANIFEST);
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let sha256: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    manifest["files"][name] = serde_json::json!({"bytes": content.len(), "sha256": sha256});
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+/// The safetensors file with its header changed as text.
+fn with_header(content: &[u8], change: impl Fn(String) -> String) -> Vec<u8> {
+    let length = u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+    let header = change(String::from_utf8(content[8..8 + length].to_vec()).unwrap());
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &content[8 + length..]].concat()
 }
 
 #[test]
-fn a_checkpoint_of_the_same_step_is_replaced_and_the_final_model_loads() {
+fn what_the_files_hold_has_to_be_all_that_a_trainer_needs_and_no_more() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("step-000002");
+    let config = config("smollm2", "llama2");
+    let digest = saved(&config, 2, &dir);
+    let state = fs::read_to_string(dir.join(STATE)).unwrap();
+    let optimizer = fs::read(dir.join(OPTIMIZER)).unwrap();
+    let text = |from: &str, to: &str| {
+        let changed = state.replace(from, to);
+        assert_ne!(changed, state, "{from} is there");
+        (STATE, changed.into_bytes())
+    };
+    let header = |from: &'static str, to: &'static str| {
+        let changed = with_header(&optimizer, |header| header.replace(from, to));
+        assert_ne!(changed, optimizer, "{from} is there");
+        (OPTIMIZER, changed)
+    };
+    let norm = "exp_avg.model.norm.weight";
+    let cases = [
+        (text("\"format\": 1", "\"format\": 2"), "format 2"),
+        (text("\"step\": 2", "\"step\": 3"), "is of step 3"),
+        (text("\"num_updates\": 2", "\"num_updates\": 1"), "number of updates 1"),
+        (text("\"num_updates\": 2", "\"num_updates\": -2"), "is not what it should be"),
+        (text("  \"num_updates\": 2,\n", ""), "missing field `num_updates`"),
+        (text("\"threads\"", "\"scaler\": 8, \"threads\""), "unknown field `scaler`"),
+        (text("float32", "float16"), "dtype float16"),
+        (text("\"world_size\": 1", "\"world_size\": 2"), "on 2 ranks"),
+        (header(norm, "exp_avg.model.norm.w"), "holds no tensor \"exp_avg.model.norm.weight\""),
+        (
+            header(
+                "{\"exp_avg.",
+                "{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},\"exp_avg.",
+            ),
+            "has tensor a",
+        ),
+        (header("F32", "F16"), "of F16"),
+        (header("[128,36]", "[36,128]"), "[36, 128]"),
+        (header("[0,", "[9223372036854775800,"), "bytes"),
+        (header("\"shape\"", "\"shapes\""), "has a bad header"),
+    ];
+    let intact: Vec<(&str, Vec<u8>)> =
+        [STATE, OPTIMIZER].map(|name| (name, fs::read(dir.join(name)).unwrap())).into();
+    alone(&config, |trainer, _| {
+        for ((name, content), expected) in &cases {
+            forge(&dir, name, content);
+            let error = trainer.load_checkpoint(&dir).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains(expected), "{expected}: {text}");
+            intact.iter().for_each(|(name, content)| forge(&dir, name, content));
+        }
+        assert_eq!(trainer.load_checkpoint(&dir).unwrap(), Step(2));
+        assert_eq!(trainer.digest().unwrap(), digest);
+    });
+}
+
+#[test]
+fn storage_that_fails_is_named_and_training_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let blocked = root.path().join("checkpoints");
+    fs::write(&blocked, "a file where a directory should be").unwrap();
+    alone(&config("smollm2", "llama2"), |trainer, exchange| {
+        for path in [blocked.join(".staged-step-000000-1f0c9a3e"), root.path().join("no/.staged")] {
+            let saved = trainer.snapshot().unwrap().write(&path).map(|_| ());
+            for error in [saved.unwrap_err(), trainer.save_final(&path).unwrap_err()] {
+                assert_eq!(error.exit_code(), ExitCode::Storage);
+                assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            }
+        }
+        step(trainer, &shard(1, 32, (0, 1)), exchange).unwrap();
+    });
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_staged_checkpoint_is_replaced_and_the_final_model_loads() {
     let root = tempfile::tempdir().unwrap();
     let config = config("llama2", "smollm2");
-    let (checkpoints, place) = (root.path().join("checkpoints"), root.path().join("final"));
-    let digests = alone(&config, |trainer, exchange| {
-        let first = trainer.save_checkpoint(&checkpoints, Step(1)).unwrap();
+    let (staged, place) = (root.path().join(".staged-step"), root.path().join(".staged-final"));
+    let digest = alone(&config, |trainer, exchange| {
+        let first = trainer.snapshot().unwrap().write(&staged).unwrap();
         train(trainer, exchange, 1..=1, (0, 1)).unwrap();
-        let second = trainer.save_checkpoint(&checkpoints, Step(1)).unwrap();
+        let second = trainer.snapshot().unwrap().write(&staged).unwrap();
         trainer.save_final(&place).unwrap();
         trainer.save_final(&place).unwrap();
         assert_ne!(first, second);
@@ -160,43 +257,67 @@ fn a_checkpoint_of_the_same_step_is_replaced_and_the_final_model_loads() {
     let mut names: Vec<_> =
         fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["checkpoints", "final"]);
-    assert_eq!(fs::read_dir(&checkpoints).unwrap().count(), 1);
-    let resumed = alone(&config, |trainer, _| {
-        trainer.load_checkpoint(&checkpoints.join("step-000001")).unwrap();
+    assert_eq!(names, [".staged-final", ".staged-step"]);
+    let found = alone(&config, |trainer, _| {
+        trainer.load_checkpoint(&staged).unwrap();
         trainer.digest().unwrap()
     });
-    assert_eq!(resumed, digests);
+    assert_eq!(found, digest);
     // The final model is a model directory with the same weights as the checkpoint's.
     let weights = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
-    assert_eq!(weights(&place), weights(&checkpoints.join("step-000001/model")));
+    assert_eq!(weights(&place), weights(&staged.join("model")));
     let mut again = config.clone();
     again.model.path = place;
     alone(&again, |trainer, _| assert_eq!(trainer.policy().kind(), tch::Kind::Float));
 }
 
 #[test]
-fn the_optimizer_file_is_what_the_safetensors_crate_reads() {
+fn the_files_are_what_others_read() {
     let root = tempfile::tempdir().unwrap();
     let mut config = config("smollm2", "llama2");
     config.model.dtype = Dtype::Bfloat16;
-    alone(&config, |trainer, _| {
-        trainer.save_checkpoint(root.path(), Step(12)).unwrap();
-    });
-    let dir = root.path().join("step-000012");
-    let content = fs::read(dir.join("optimizer-00000-of-00001.safetensors")).unwrap();
+    let dir = root.path().join("step-000000");
+    // A trainer needs no world for it.
+    let trainer = Trainer::new(&config, Device::Cpu).unwrap();
+    let digest = trainer.snapshot().unwrap().write(&dir).unwrap();
+    let content = fs::read(dir.join(OPTIMIZER)).unwrap();
     let file = SafeTensors::deserialize(&content).unwrap();
     for prefix in ["exp_avg", "exp_avg_sq", "master"] {
         let tensor = file.tensor(&format!("{prefix}.model.embed_tokens.weight")).unwrap();
         assert_eq!(tensor.shape(), [128, 36]);
     }
-    let manifest = fs::read_to_string(dir.join("MANIFEST.json")).unwrap();
-    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    assert_eq!(
-        (&manifest["format"], &manifest["step"], &manifest["world_size"]),
-        (&1.into(), &12.into(), &1.into())
-    );
+    let text = fs::read(dir.join(MANIFEST)).unwrap();
+    let found: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, CheckpointManifestDigest(found));
+    let manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((&manifest["format"], &manifest["step"]), (&1.into(), &0.into()));
     let files = manifest["files"].as_object().unwrap();
-    assert_eq!(files["state.json"]["bytes"], fs::read(dir.join("state.json")).unwrap().len());
-    assert_eq!(files["model/config.json"]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(files[STATE]["bytes"], fs::read(dir.join(STATE)).unwrap().len());
+    for name in [MODEL, "model/config.json", OPTIMIZER] {
+        assert_eq!(files[name]["sha256"].as_str().unwrap().len(), 64);
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_saved() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = config("smollm2", "smollm2");
+    config.train.max_grad_norm = 0.0;
+    let check = |result: Result<(), TrainError>| {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, TrainError::NotFiniteWeights { step: Step(1), name } if name.starts_with("model.")),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), ExitCode::NoProgress);
+    };
+    alone(&config, |trainer, exchange| {
+        let mut shard = shard(1, 64, (0, 1));
+        shard.learning_rate = 1e39;
+        trainer.step(&shard, exchange).unwrap();
+        trainer.apply(Step(1)).unwrap();
+        check(trainer.snapshot().unwrap().write(&root.path().join("step")).map(drop));
+        check(trainer.save_final(&root.path().join("final")));
+    });
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }

@@ -1,10 +1,12 @@
 //! A step's loss and gradients against plain autograd through all logits.
 
-use prospect_core::{Label, ObjectiveName, Recompute, RunConfig, Sequence, Shard, Step};
+use prospect_core::{Label, ObjectiveName, Recompute, RunConfig, Sequence, Shard, ShardKind, Step};
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
 use tch::{Device, Kind, Tensor};
 
-use super::support::{BATCH, alone, assert_close, config, gradients, shard, values};
+use super::support::{
+    BATCH, alone, assert_close, config, gradients, sequences, shard, step, total, values,
+};
 use crate::score;
 
 fn load(config: &RunConfig, reference: bool) -> CausalLm {
@@ -38,8 +40,9 @@ fn autograd(config: &RunConfig, shard: &Shard) -> (f64, f64, Vec<(String, Tensor
     let value = |model: &CausalLm, sequence: &Sequence| values(&log_prob(model, sequence))[0];
     let z0 = match config.objective.name {
         ObjectiveName::Kto => {
-            let ratios = shard.mismatched.iter().map(|s| value(&policy, s) - value(&reference, s));
-            (ratios.sum::<f64>() / shard.mismatched.len() as f64).max(0.0)
+            let pairs = &shard.parts[0].mismatched;
+            let ratios = pairs.iter().map(|s| value(&policy, s) - value(&reference, s));
+            (ratios.sum::<f64>() / pairs.len() as f64).max(0.0)
         }
         ObjectiveName::ApoZeroUnpaired => 0.0,
     };
@@ -54,7 +57,7 @@ fn autograd(config: &RunConfig, shard: &Shard) -> (f64, f64, Vec<(String, Tensor
         policy.replace_parameters(segment, own).unwrap();
     }
     let mut total = Tensor::f_zeros([], (Kind::Float, Device::Cpu)).unwrap();
-    for target in &shard.targets {
+    for target in &shard.parts[0].targets {
         let sign = if target.label == Label::Desirable { 1.0 } else { -1.0 };
         let ratio = log_prob(&policy, &target.sequence)
             .f_sub_scalar(value(&reference, &target.sequence))
@@ -86,7 +89,7 @@ fn check(mut config: RunConfig, budget: usize) -> f64 {
         let report = trainer.step(&shard, exchange).unwrap();
         (report, exchange.points.first().copied(), gradients(trainer))
     });
-    let found_loss = report.sums.loss / BATCH as f64;
+    let found_loss = total([&report]).loss / BATCH as f64;
     assert!((found_loss - loss).abs() < 1e-5 * loss, "loss {found_loss} is not {loss}");
     if let Some(point) = point {
         assert!((point.z0 - z0).abs() <= 1e-5 * z0.max(1.0), "{} is not {z0}", point.z0);
@@ -130,8 +133,9 @@ fn recomputation_changes_no_bit() {
         let mut config = config("smollm2", "llama2");
         config.train.recompute = recompute;
         alone(&config, |trainer, exchange| {
-            let report = trainer.step(&shard(1, 32, (0, 1)), exchange).unwrap();
-            (report.sums.loss.to_bits(), report.grad_norm.to_bits(), trainer.digest().unwrap())
+            let report = step(trainer, &shard(1, 32, (0, 1)), exchange).unwrap();
+            let loss = total([&report]).loss;
+            (loss.to_bits(), report.grad_norm.to_bits(), trainer.digest().unwrap())
         })
     };
     assert_eq!(run(Recompute::None), run(Recompute::Blocks));
@@ -144,7 +148,7 @@ fn packing_changes_roundings_only() {
         config.train.max_grad_norm = 0.0;
         alone(&config, |trainer, exchange| {
             let report = trainer.step(&shard(1, budget, (0, 1)), exchange).unwrap();
-            (report.sums, gradients(trainer))
+            (total([&report]), gradients(trainer))
         })
     };
     let (sums, expected) = run(1);
@@ -163,7 +167,7 @@ fn packing_changes_roundings_only() {
 fn scores_equal_all_logits_whatever_is_packed_together() {
     let config = config("smollm2", "llama2");
     let model = load(&config, false);
-    let sequences = shard(3, 1, (0, 1)).mismatched;
+    let sequences = shard(3, 1, (0, 1)).parts.remove(0).mismatched;
     for budget in [1, 30, 4096] {
         let found = score(&model, &sequences, budget).unwrap();
         for (found, sequence) in found.iter().zip(&sequences) {
@@ -177,16 +181,15 @@ fn scores_equal_all_logits_whatever_is_packed_together() {
 fn the_reference_is_loaded_only_for_an_unknown_value() {
     let config = config("smollm2", "llama2");
     let mut known = shard(1, 32, (0, 1));
-    let sequences = known.targets.iter_mut().map(|target| &mut target.sequence);
-    for sequence in sequences.chain(&mut known.mismatched) {
+    for sequence in sequences(&mut known) {
         sequence.reference_log_prob = Some(-5.0);
     }
     alone(&config, |trainer, exchange| {
-        trainer.step(&known, exchange).unwrap();
+        step(trainer, &known, exchange).unwrap();
         assert!(!trainer.reference.is_loaded());
         let mut one_unknown = known.clone();
         one_unknown.step = Step(2);
-        one_unknown.mismatched[3].reference_log_prob = None;
+        one_unknown.parts[0].mismatched[3].reference_log_prob = None;
         let report = trainer.step(&one_unknown, exchange).unwrap();
         assert!(trainer.reference.is_loaded());
         assert_eq!(report.reference_values.len(), 1);
@@ -203,13 +206,12 @@ fn without_an_exchange_to_wait_in_the_reference_is_loaded_at_once() {
 #[test]
 fn known_reference_values_are_used_and_only_unknown_ones_reported() {
     let config = config("smollm2", "llama2");
-    let fresh = shard(1, 32, (0, 1));
+    let fresh = Shard { step: Step(0), kind: ShardKind::Eval, ..shard(1, 32, (0, 1)) };
     alone(&config, |trainer, exchange| {
         let first = trainer.evaluate(&fresh, exchange).unwrap();
         assert_eq!(first.reference_values.len(), 2 * BATCH);
         let mut known = fresh.clone();
-        let sequences = known.targets.iter_mut().map(|target| &mut target.sequence);
-        for sequence in sequences.chain(&mut known.mismatched) {
+        for sequence in sequences(&mut known) {
             let value = first.reference_values.iter().find(|value| {
                 (value.prompt_row, value.completion_row)
                     == (sequence.prompt_row, sequence.completion_row)
@@ -218,11 +220,11 @@ fn known_reference_values_are_used_and_only_unknown_ones_reported() {
         }
         let second = trainer.evaluate(&known, exchange).unwrap();
         assert_eq!(second.reference_values, []);
-        assert_eq!(second.sums.loss, first.sums.loss);
-        assert!(second.sums.flops < first.sums.flops);
+        assert_eq!(total([&second]).loss, total([&first]).loss);
+        assert!(total([&second]).flops < total([&first]).flops);
         // A value that is known is believed.
-        known.targets[1].sequence.reference_log_prob = Some(-1.0);
+        known.parts[0].targets[1].sequence.reference_log_prob = Some(-1.0);
         let third = trainer.evaluate(&known, exchange).unwrap();
-        assert_ne!(third.sums.loss, first.sums.loss);
+        assert_ne!(total([&third]).loss, total([&first]).loss);
     });
 }

@@ -3,7 +3,7 @@
 use prospect_core::{Dtype, RunConfig, StepReport};
 use tch::Kind;
 
-use super::support::{alone, config, loss, train, values};
+use super::support::{alone, config, loss, step, train, values};
 
 fn losses(config: &RunConfig) -> Vec<f64> {
     alone(config, |trainer, exchange| {
@@ -35,7 +35,7 @@ fn master_weights_keep_updates_that_bf16_would_lose() {
         let mut shard = super::support::shard(1, 32, (0, 1));
         // Far below the spacing of bf16 numbers around the weights.
         shard.learning_rate = 1e-6;
-        trainer.step(&shard, exchange).unwrap();
+        step(trainer, &shard, exchange).unwrap();
         let after = masters(trainer);
         assert!(before.iter().zip(&after).filter(|(b, a)| b != a).count() > before.len() / 4);
         // The passes compute with the rounded masters.

@@ -1,21 +1,24 @@
 //! Tiny models, made-up feedback, and worlds of threads.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use prospect_core::{
-    DataConfig, Dtype, KlSums, Label, ModelSection, ReferencePoint, RowId, RunConfig, Sequence,
-    Shard, Step, StepReport, StepSums, Target, TrainConfig,
+    DataConfig, Dtype, Label, ModelSection, Rank, Restore, RowId, RunConfig, Sequence, Shard,
+    ShardPart, Step, StepReport, StepSums, Target, TrainConfig, parts_of_rank,
 };
 use prospect_libtorch::{Backend, ProcessGroup, TcpStore};
 use tch::{Device, Kind, Tensor};
 
-use crate::{ExchangeError, ReferencePointExchange, TrainError, Trainer};
+pub(super) use super::exchange::ThreadExchange;
+use crate::{ReferencePointExchange, TrainError, Trainer};
 
 /// Tokens in the vocabulary of every fixture.
 const VOCAB_SIZE: u64 = 128;
+
+/// How long a rank waits for the others.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Examples in a global batch.
 pub(super) const BATCH: usize = 6;
@@ -78,25 +81,58 @@ pub(super) fn examples(step: u64) -> (Vec<Target>, Vec<Sequence>) {
     (targets, mismatched)
 }
 
-/// A rank's share of a step, in microbatches of at most `budget` tokens.
+/// A rank's share of a step with the fast reduction, in microbatches of at most `budget` tokens.
 pub(super) fn shard(step: u64, budget: usize, (rank, world_size): (usize, usize)) -> Shard {
-    let (targets, mismatched) = examples(step);
-    let mine = |idx: &usize| idx % world_size == rank;
-    let targets: Vec<Target> = (0..BATCH).filter(mine).map(|idx| targets[idx].clone()).collect();
-    let mismatched: Vec<Sequence> =
-        (0..BATCH).filter(mine).map(|idx| mismatched[idx].clone()).collect();
-    let lengths = |sequences: Vec<&Sequence>| sequences.iter().map(|s| s.num_tokens()).collect();
+    shard_of_parts(step, budget, world_size, rank..rank + 1)
+}
+
+/// A rank's share of a step that is cut into `num_parts`.
+pub(super) fn canonical_shard(
+    step: u64,
+    num_parts: usize,
+    (rank, world_size): (usize, usize),
+) -> Shard {
+    let parts = parts_of_rank(Rank(rank as u32), world_size as u32, num_parts as u32);
+    shard_of_parts(step, 32, num_parts, parts.start as usize..parts.end as usize)
+}
+
+fn shard_of_parts(
+    step: u64,
+    budget: usize,
+    num_parts: usize,
+    parts: std::ops::Range<usize>,
+) -> Shard {
     Shard {
         step: Step(step),
         num_examples_global: BATCH as u32,
         num_pairs_global: BATCH as u32,
         learning_rate: 3e-3,
+        parts: parts.map(|part| shard_part(step, budget, part, num_parts)).collect(),
+        ..Shard::default()
+    }
+}
+
+fn shard_part(step: u64, budget: usize, part: usize, num_parts: usize) -> ShardPart {
+    let (targets, mismatched) = examples(step);
+    let mine = |idx: &usize| idx % num_parts == part;
+    let targets: Vec<Target> = (0..BATCH).filter(mine).map(|idx| targets[idx].clone()).collect();
+    let mismatched: Vec<Sequence> =
+        (0..BATCH).filter(mine).map(|idx| mismatched[idx].clone()).collect();
+    let lengths = |sequences: Vec<&Sequence>| sequences.iter().map(|s| s.num_tokens()).collect();
+    ShardPart {
+        part: part as u32,
         target_microbatches: fill(lengths(targets.iter().map(|t| &t.sequence).collect()), budget),
         mismatched_microbatches: fill(lengths(mismatched.iter().collect()), budget),
         targets,
         mismatched,
-        ..Shard::default()
     }
+}
+
+/// All sequences of a shard.
+pub(super) fn sequences(shard: &mut Shard) -> impl Iterator<Item = &mut Sequence> {
+    shard.parts.iter_mut().flat_map(|part| {
+        part.targets.iter_mut().map(|target| &mut target.sequence).chain(&mut part.mismatched)
+    })
 }
 
 fn fill(lengths: Vec<usize>, budget: usize) -> Vec<Vec<u32>> {
@@ -117,65 +153,36 @@ fn fill(lengths: Vec<usize>, budget: usize) -> Vec<Vec<u32>> {
     microbatches
 }
 
-/// Adds the sums of all threads in the order of their ranks.
-pub(super) struct ThreadExchange {
-    rank: usize,
-    shared: Arc<(Mutex<Round>, Condvar)>,
-    /// What came back, in order.
-    pub(super) points: Vec<ReferencePoint>,
+/// A store, for as long as the threads of `body` meet there.
+pub(super) fn with_store<T>(body: impl FnOnce(u16) -> T) -> T {
+    let hosted = TcpStore::host("127.0.0.1", 0, PATIENCE).unwrap();
+    let result = body(hosted.port());
+    drop(hosted);
+    result
 }
 
-/// The sums of one step. A rank submits again only after it waited, so at most one rank's
-/// answer is outstanding when the next round begins.
-struct Round {
-    sums: Vec<Option<KlSums>>,
-    point: Option<ReferencePoint>,
-    num_waiting: usize,
+/// A process group over Gloo, for the ranks that come to the store with the same prefix.
+pub(super) fn group(port: u16, prefix: &str, (rank, world_size): (usize, usize)) -> ProcessGroup {
+    let store = TcpStore::connect("127.0.0.1", port, PATIENCE).unwrap();
+    ProcessGroup::new(Backend::Gloo, &store, prefix, rank, world_size, PATIENCE).unwrap()
 }
 
-impl ThreadExchange {
-    fn world(world_size: usize) -> Vec<Self> {
-        let round = Round { sums: vec![None; world_size], point: None, num_waiting: 0 };
-        let shared = Arc::new((Mutex::new(round), Condvar::new()));
-        (0..world_size)
-            .map(|rank| Self { rank, shared: Arc::clone(&shared), points: Vec::new() })
-            .collect()
-    }
-}
-
-impl ReferencePointExchange for ThreadExchange {
-    fn submit(&mut self, sums: KlSums) -> Result<(), ExchangeError> {
-        let (round, changed) = &*self.shared;
-        let mut round = round.lock().unwrap();
-        while round.point.is_some() {
-            round = changed.wait(round).unwrap();
-        }
-        round.sums[self.rank] = Some(sums);
-        if round.sums.iter().all(Option::is_some) {
-            let mut total = KlSums::default();
-            round.sums.iter_mut().for_each(|sums| total.merge(&sums.take().unwrap()));
-            round.point = Some(total.reference_point());
-            round.num_waiting = round.sums.len();
-            changed.notify_all();
-        }
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<ReferencePoint, ExchangeError> {
-        let (round, changed) = &*self.shared;
-        let mut round = round.lock().unwrap();
-        while round.point.is_none() {
-            round = changed.wait(round).unwrap();
-        }
-        let point = round.point.unwrap();
-        round.num_waiting -= 1;
-        if round.num_waiting == 0 {
-            round.point = None;
-            changed.notify_all();
-        }
-        self.points.push(point);
-        Ok(point)
-    }
+/// Runs `body` on one thread per rank and returns what they give.
+pub(super) fn ranks<T: Send>(
+    world_size: usize,
+    body: impl Fn(usize, &mut ThreadExchange) -> T + Sync,
+) -> Vec<T> {
+    thread::scope(|scope| {
+        let handles: Vec<_> = ThreadExchange::world(world_size)
+            .into_iter()
+            .enumerate()
+            .map(|(rank, mut exchange)| {
+                let body = &body;
+                scope.spawn(move || body(rank, &mut exchange))
+            })
+            .collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    })
 }
 
 /// One thread per rank, each with a trainer, in one process group over Gloo.
@@ -184,28 +191,13 @@ pub(super) fn world<T: Send>(
     config: &RunConfig,
     body: impl Fn(usize, &mut Trainer, &mut ThreadExchange) -> T + Sync,
 ) -> Vec<T> {
-    let patience = Duration::from_secs(20);
-    let hosted = TcpStore::host("127.0.0.1", 0, patience).unwrap();
-    let port = hosted.port();
-    thread::scope(|scope| {
-        let handles: Vec<_> = ThreadExchange::world(world_size)
-            .into_iter()
-            .enumerate()
-            .map(|(rank, mut exchange)| {
-                let body = &body;
-                scope.spawn(move || {
-                    let store = TcpStore::connect("127.0.0.1", port, patience).unwrap();
-                    let group =
-                        ProcessGroup::new(Backend::Gloo, &store, "t", rank, world_size, patience)
-                            .unwrap();
-                    let mut trainer = Trainer::new(config, Device::Cpu, group).unwrap();
-                    body(rank, &mut trainer, &mut exchange)
-                })
-            })
-            .collect();
-        let results = handles.into_iter().map(|handle| handle.join().unwrap()).collect();
-        drop(hosted);
-        results
+    with_store(|port| {
+        ranks(world_size, |rank, exchange| {
+            let mut trainer = Trainer::new(config, Device::Cpu).unwrap();
+            let group = group(port, "t", (rank, world_size));
+            trainer.enter(group, &Restore::Initial, Path::new("")).unwrap();
+            body(rank, &mut trainer, exchange)
+        })
     })
 }
 
@@ -217,6 +209,17 @@ pub(super) fn alone<T: Send>(
     world(1, config, |_, trainer, exchange| body(trainer, exchange)).remove(0)
 }
 
+/// One step that counts.
+pub(super) fn step(
+    trainer: &mut Trainer,
+    shard: &Shard,
+    exchange: &mut dyn ReferencePointExchange,
+) -> Result<StepReport, TrainError> {
+    let report = trainer.step(shard, exchange)?;
+    trainer.apply(shard.step)?;
+    Ok(report)
+}
+
 /// Trains `steps` on one rank of a world.
 pub(super) fn train(
     trainer: &mut Trainer,
@@ -224,13 +227,21 @@ pub(super) fn train(
     steps: std::ops::RangeInclusive<u64>,
     place: (usize, usize),
 ) -> Result<Vec<StepReport>, TrainError> {
-    steps.map(|step| trainer.step(&shard(step, 32, place), exchange)).collect()
+    steps.map(|number| step(trainer, &shard(number, 32, place), exchange)).collect()
+}
+
+/// Sums over all parts of these reports, in the order of the parts.
+pub(super) fn total<'a>(reports: impl IntoIterator<Item = &'a StepReport>) -> StepSums {
+    let mut parts: Vec<_> = reports.into_iter().flat_map(|report| &report.parts).collect();
+    parts.sort_by_key(|part| part.part);
+    let mut sums = StepSums::default();
+    parts.iter().for_each(|part| sums.merge(&part.sums));
+    sums
 }
 
 /// Global loss of a step from the reports of all ranks.
 pub(super) fn loss(reports: &[&StepReport]) -> f64 {
-    let mut sums = StepSums::default();
-    reports.iter().for_each(|report| sums.merge(&report.sums));
+    let sums = total(reports.iter().copied());
     sums.loss / sums.num_examples() as f64
 }
 

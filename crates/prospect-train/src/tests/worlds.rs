@@ -1,8 +1,8 @@
 //! The same mathematics at every world size.
 
-use prospect_core::{ObjectiveName, ReferencePoint, StepReport};
+use prospect_core::{ObjectiveName, PartKlSums, ReferencePoint, ShardPart, StepReport};
 
-use super::support::{BATCH, alone, config, examples, loss, shard, train, world};
+use super::support::{BATCH, alone, config, examples, loss, shard, step, total, train, world};
 use crate::{ExchangeError, ReferencePointExchange};
 
 const STEPS: u64 = 20;
@@ -48,17 +48,14 @@ fn a_rank_without_sequences_takes_part() {
     let digests = world(2, &config("llama2", "smollm2"), |rank, trainer, exchange| {
         let mut mine = shard(1, 32, (0, 1));
         if rank == 1 {
-            mine.targets.clear();
-            mine.mismatched.clear();
-            mine.target_microbatches.clear();
-            mine.mismatched_microbatches.clear();
+            mine.parts = vec![ShardPart { part: 1, ..ShardPart::default() }];
         }
-        let report = trainer.step(&mine, exchange).unwrap();
-        assert_eq!(report.sums.num_examples() as usize, if rank == 1 { 0 } else { BATCH });
+        let report = step(trainer, &mine, exchange).unwrap();
+        assert_eq!(total([&report]).num_examples() as usize, if rank == 1 { 0 } else { BATCH });
         trainer.digest().unwrap()
     });
     let single = alone(&config("llama2", "smollm2"), |trainer, exchange| {
-        trainer.step(&shard(1, 32, (0, 1)), exchange).unwrap();
+        step(trainer, &shard(1, 32, (0, 1)), exchange).unwrap();
         trainer.digest().unwrap()
     });
     assert_eq!(digests, [single.clone(), single]);
@@ -67,16 +64,18 @@ fn a_rank_without_sequences_takes_part() {
 #[test]
 fn the_phases_make_up_the_step() {
     alone(&config("smollm2", "llama2"), |trainer, exchange| {
-        let seconds = trainer.step(&shard(1, 32, (0, 1)), exchange).unwrap().phase_seconds;
-        let parts = [
-            seconds.scoring,
-            seconds.reference_point,
-            seconds.forward_backward,
-            seconds.all_reduce,
-            seconds.optimizer,
-        ];
-        assert!(parts.iter().all(|&part| part >= 0.0) && seconds.total > 0.0);
-        assert!((parts.iter().sum::<f64>() - seconds.total).abs() < 1e-9);
+        for report in train(trainer, exchange, 1..=2, (0, 1)).unwrap() {
+            let seconds = report.phase_seconds;
+            let parts = [
+                seconds.scoring,
+                seconds.reference_point,
+                seconds.forward_backward,
+                seconds.all_reduce,
+                seconds.optimizer,
+            ];
+            assert!(parts.iter().all(|&part| part >= 0.0) && seconds.total > 0.0);
+            assert!((parts.iter().sum::<f64>() - seconds.total).abs() < 1e-9);
+        }
     });
 }
 
@@ -84,7 +83,7 @@ fn the_phases_make_up_the_step() {
 fn an_objective_without_pairs_asks_for_no_reference_point() {
     struct Nobody;
     impl ReferencePointExchange for Nobody {
-        fn submit(&mut self, _: prospect_core::KlSums) -> Result<(), ExchangeError> {
+        fn submit(&mut self, _: Vec<PartKlSums>) -> Result<(), ExchangeError> {
             Err(ExchangeError::Closed { reason: "nobody is there".into() })
         }
         fn wait(&mut self) -> Result<ReferencePoint, ExchangeError> {
@@ -94,8 +93,8 @@ fn an_objective_without_pairs_asks_for_no_reference_point() {
     let mut config = config("smollm2", "llama2");
     let mut without = shard(1, 32, (0, 1));
     without.num_pairs_global = 0;
-    without.mismatched.clear();
-    without.mismatched_microbatches.clear();
+    without.parts[0].mismatched.clear();
+    without.parts[0].mismatched_microbatches.clear();
     alone(&config, |trainer, _| {
         let error = trainer.step(&without, &mut Nobody).unwrap_err();
         assert_eq!(error.kind(), crate::FailureKind::PeerLost, "kto asks: {error}");
@@ -103,7 +102,7 @@ fn an_objective_without_pairs_asks_for_no_reference_point() {
     config.objective.name = ObjectiveName::ApoZeroUnpaired;
     alone(&config, |trainer, _| {
         let report = trainer.step(&without, &mut Nobody).unwrap();
-        assert_eq!(report.sums.num_mismatched_tokens, 0);
+        assert_eq!(total([&report]).num_mismatched_tokens, 0);
         assert_eq!(report.reference_values.len(), BATCH);
     });
 }
@@ -112,7 +111,7 @@ fn an_objective_without_pairs_asks_for_no_reference_point() {
 fn sums_count_what_the_shard_holds() {
     let (targets, mismatched) = examples(1);
     alone(&config("smollm2", "llama2"), |trainer, exchange| {
-        let sums = trainer.step(&shard(1, 32, (0, 1)), exchange).unwrap().sums;
+        let sums = total([&trainer.step(&shard(1, 32, (0, 1)), exchange).unwrap()]);
         let desirable = targets.iter().filter(|target| target.label.is_desirable()).count() as u64;
         assert_eq!((sums.num_desirable, sums.num_examples()), (desirable, BATCH as u64));
         let tokens: usize = targets.iter().map(|target| target.sequence.num_tokens()).sum();

@@ -1,57 +1,35 @@
-//! The reference point over channels: sums go out as an event, the answer
-//! comes back by its own queue, and a closed queue ends every wait at once.
+//! The reference point over the mailbox: sums go out as an event, the answer comes back as a
+//! letter, and an interruption ends the wait at once.
 
-use prospect_core::{KlSums, ReferencePoint};
+use prospect_core::{PartKlSums, ReferencePoint};
 use prospect_proto::WorkerMessage;
 use prospect_train::{ExchangeError, ReferencePointExchange};
-use tokio::sync::mpsc;
 
-use super::{Event, PassId};
-
-/// Reference points in the order in which they came.
-pub(super) struct Points {
-    queue: mpsc::UnboundedReceiver<(PassId, ReferencePoint)>,
-}
+use super::PassId;
+use super::interrupt::Interrupted;
+use super::mailbox::Mailbox;
+use super::runner::Voice;
 
 /// The exchange of one pass.
-pub(super) struct ChannelExchange<'a> {
+pub(super) struct MailboxExchange<'a> {
     /// The pass.
     pub pass: PassId,
     /// Where answers come from.
-    pub points: &'a mut Points,
+    pub mailbox: &'a Mailbox,
     /// Where sums go.
-    pub events: &'a mpsc::UnboundedSender<Event>,
+    pub voice: &'a Voice,
 }
 
-impl Points {
-    pub(super) fn new(queue: mpsc::UnboundedReceiver<(PassId, ReferencePoint)>) -> Self {
-        Self { queue }
-    }
-
-    /// The point of this pass. Repeats of earlier ones are passed over.
-    fn wait(&mut self, pass: PassId) -> Option<ReferencePoint> {
-        loop {
-            let (found, point) = self.queue.blocking_recv()?;
-            if found == pass {
-                return Some(point);
-            }
-            tracing::debug!(?found, ?pass, "passed over a reference point");
-        }
-    }
-}
-
-impl ReferencePointExchange for ChannelExchange<'_> {
-    fn submit(&mut self, sums: KlSums) -> Result<(), ExchangeError> {
+impl ReferencePointExchange for MailboxExchange<'_> {
+    fn submit(&mut self, parts: Vec<PartKlSums>) -> Result<(), ExchangeError> {
         let PassId { step, kind, eval_index } = self.pass;
-        let report = WorkerMessage::KlReport { step, kind, eval_index, sums };
-        self.events.send(Event::Say(report)).map_err(|_| closed())
+        self.voice.say(WorkerMessage::KlReport { step, kind, eval_index, parts });
+        Ok(())
     }
 
     fn wait(&mut self) -> Result<ReferencePoint, ExchangeError> {
-        self.points.wait(self.pass).ok_or_else(closed)
+        self.mailbox.wait_point(self.pass).map_err(|Interrupted| ExchangeError::Aborted {
+            reason: "the world changes or the run has ended for this worker".to_owned(),
+        })
     }
-}
-
-fn closed() -> ExchangeError {
-    ExchangeError::Closed { reason: "the run has ended for this worker".to_owned() }
 }

@@ -1,14 +1,18 @@
-//! The exchange over channels, without a device.
+//! The mailbox and the exchange over it, without a device.
 
+use std::sync::Arc;
 use std::thread;
 
-use prospect_core::{KlSums, ReferencePoint, ShardKind, Step};
+use prospect_core::{Generation, KlSums, PartKlSums, ReferencePoint, ShardKind, Step};
 use prospect_proto::WorkerMessage;
 use prospect_train::{ExchangeError, ReferencePointExchange as _};
 use tokio::sync::mpsc;
 
-use super::exchange::{ChannelExchange, Points};
-use super::{Event, PassId};
+use super::exchange::MailboxExchange;
+use super::interrupt::{Interrupt, Interrupted};
+use super::mailbox::Mailbox;
+use super::runner::Voice;
+use super::{Event, Order, PassId};
 
 fn pass(step: u64) -> PassId {
     PassId { step: Step(step), kind: ShardKind::Train, eval_index: 0 }
@@ -18,50 +22,115 @@ fn point(raw: f64) -> ReferencePoint {
     ReferencePoint { z0: raw, raw, standard_error: 0.0, num_pairs: 1 }
 }
 
-/// Waits for the point of step 2 after these points have come.
-fn check(points: &[(u64, f64)]) -> Result<f64, ExchangeError> {
-    let (sender, queue) = mpsc::unbounded_channel();
-    for &(step, raw) in points {
-        sender.send((pass(step), point(raw))).unwrap();
-    }
-    drop(sender);
-    let (events, _heard) = mpsc::unbounded_channel();
-    let mut points = Points::new(queue);
-    let mut exchange = ChannelExchange { pass: pass(2), points: &mut points, events: &events };
-    exchange.wait().map(|point| point.raw)
+fn regroup(generation: u64) -> Interrupt {
+    Interrupt::Regroup { generation: Generation(generation), committed: Step(4) }
+}
+
+/// A voice of the first generation, and where it is heard.
+fn voice() -> (Voice, mpsc::UnboundedReceiver<Event>) {
+    let (events, heard) = mpsc::unbounded_channel();
+    (Voice::new(Generation(1), events), heard)
+}
+
+/// What a wait gives that has begun before `wake` is called.
+fn check<T: Send + 'static>(
+    wait: impl FnOnce(&Mailbox) -> T + Send + 'static,
+    wake: impl FnOnce(&Mailbox),
+) -> T {
+    let mailbox = Arc::new(Mailbox::default());
+    let shared = Arc::clone(&mailbox);
+    let waiting = thread::spawn(move || wait(&shared));
+    wake(&mailbox);
+    waiting.join().unwrap()
 }
 
 #[test]
 fn repeats_of_earlier_points_are_passed_over() {
-    assert_eq!(check(&[(1, 0.5), (1, 0.5), (2, 0.25)]).unwrap(), 0.25);
+    let mailbox = Mailbox::default();
+    for (step, raw) in [(1, 0.5), (1, 0.5), (2, 0.25)] {
+        mailbox.point(pass(step), point(raw));
+    }
+    let (voice, _heard) = voice();
+    let mut exchange = MailboxExchange { pass: pass(2), mailbox: &mailbox, voice: &voice };
+    assert_eq!(exchange.wait().unwrap().raw, 0.25);
 }
 
 #[test]
-fn a_wait_ends_when_the_session_does() {
-    assert!(matches!(check(&[(1, 0.5)]), Err(ExchangeError::Closed { .. })));
+fn an_interruption_ends_every_wait() {
+    for interrupt in [regroup(2), Interrupt::Close, Interrupt::Cut] {
+        let wake = |mailbox: &Mailbox| mailbox.interrupt(interrupt).give_up();
+        assert_eq!(check(|mailbox| mailbox.next_order(), wake), Err(Interrupted));
+        assert_eq!(check(|mailbox| mailbox.wait_commit(Step(1)), wake), Err(Interrupted));
+        assert_eq!(check(|mailbox| mailbox.take_interrupt(), wake), interrupt);
+        let wait = |mailbox: &Mailbox| {
+            let (voice, _heard) = voice();
+            MailboxExchange { pass: pass(1), mailbox, voice: &voice }.wait()
+        };
+        assert!(matches!(check(wait, wake), Err(ExchangeError::Aborted { .. })));
+        let wait = |mailbox: &Mailbox| {
+            mailbox.begin_writing();
+            mailbox.wait_written()
+        };
+        assert_eq!(check(wait, wake), Err(Interrupted));
+        let wait = |mailbox: &Mailbox| mailbox.wait_rendezvous(Generation(1));
+        assert_eq!(check(wait, wake), Err(Interrupted));
+        let wait = |mailbox: &Mailbox| mailbox.wait_formed().map(drop);
+        assert_eq!(check(wait, wake), Err(Interrupted));
+    }
 }
 
 #[test]
-fn a_wait_that_is_under_way_ends_when_the_session_does() {
-    let (sender, queue) = mpsc::unbounded_channel();
-    let waiting = thread::spawn(move || {
-        let (events, _heard) = mpsc::unbounded_channel();
-        let mut points = Points::new(queue);
-        ChannelExchange { pass: pass(1), points: &mut points, events: &events }.wait()
-    });
-    drop(sender);
-    assert!(matches!(waiting.join().unwrap(), Err(ExchangeError::Closed { .. })));
+fn a_commit_counts_in_its_generation_only() {
+    let mailbox = Mailbox::default();
+    mailbox.commit(Step(5));
+    assert_eq!(mailbox.wait_commit(Step(5)), Ok(()));
+    mailbox.order(Generation(1), Order::Finish);
+    mailbox.interrupt(regroup(2)).give_up();
+    assert_eq!(mailbox.take_interrupt(), regroup(2));
+    // The order of the old generation is gone; the commit came with it.
+    mailbox.order(Generation(2), Order::Stop { reason: "SIGTERM".into() });
+    let order = Order::Stop { reason: "SIGTERM".into() };
+    assert_eq!(mailbox.next_order(), Ok((Generation(2), order)));
+    mailbox.commit(Step(4));
+    mailbox.interrupt(Interrupt::Cut).give_up();
+    assert_eq!(mailbox.wait_commit(Step(5)), Err(Interrupted));
 }
 
 #[test]
-fn sums_go_out_with_their_pass() {
-    let (_sender, queue) = mpsc::unbounded_channel();
-    let (events, mut heard) = mpsc::unbounded_channel();
-    let mut points = Points::new(queue);
+fn an_end_is_not_taken_back() {
+    let mailbox = Mailbox::default();
+    mailbox.interrupt(Interrupt::Cut).give_up();
+    mailbox.interrupt(regroup(2)).give_up();
+    assert_eq!(mailbox.take_interrupt(), Interrupt::Cut);
+    assert_eq!(mailbox.take_interrupt(), Interrupt::Cut);
+}
+
+#[test]
+fn what_was_saved_before_a_step_back_counts_for_nothing() {
+    let mailbox = Mailbox::default();
+    mailbox.begin_writing();
+    mailbox.written(Some(Step(6)));
+    mailbox.durable(Step(4));
+    assert!(mailbox.is_saved(Step(6)) && mailbox.is_saved(Step(4)));
+    assert!(!mailbox.is_saved(Step(5)));
+    mailbox.set_restored(Step(4));
+    assert!(!mailbox.is_saved(Step(6)) && mailbox.is_saved(Step(4)));
+}
+
+#[test]
+fn sums_go_out_with_their_pass_and_generation() {
+    let (voice, mut heard) = voice();
+    let mailbox = Mailbox::default();
     let sums = KlSums { sum: 1.5, sum_of_squares: 2.25, count: 1 };
-    ChannelExchange { pass: pass(3), points: &mut points, events: &events }.submit(sums).unwrap();
-    let Ok(Event::Say(message)) = heard.try_recv() else { panic!("nothing was said") };
+    let parts = vec![PartKlSums { part: 0, sums }];
+    MailboxExchange { pass: pass(3), mailbox: &mailbox, voice: &voice }
+        .submit(parts.clone())
+        .unwrap();
+    let Ok(Event::Say { generation, message }) = heard.try_recv() else {
+        panic!("nothing was said")
+    };
+    assert_eq!(generation, Generation(1));
     let expected =
-        WorkerMessage::KlReport { step: Step(3), kind: ShardKind::Train, eval_index: 0, sums };
+        WorkerMessage::KlReport { step: Step(3), kind: ShardKind::Train, eval_index: 0, parts };
     assert_eq!(message, expected);
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// How long a worker that is done waits for the coordinator's last word.
 const LAST_WORD_WAIT: Duration = Duration::from_secs(30);
-/// How long a worker that was asked to end waits until the run begins to end.
+/// How long a worker that was asked to end waits, without anything to do, until it is let go.
 const LEAVE_GRACE: Duration = Duration::from_secs(25);
 
 /// When to stop waiting, if ever. As long as the run ends in good order the
@@ -16,6 +16,8 @@ const LEAVE_GRACE: Duration = Duration::from_secs(25);
 pub(super) struct Patience {
     deadline: Option<Instant>,
     stage: Stage,
+    /// How far the work had come when it was last looked at.
+    progress: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,8 @@ enum Stage {
     /// The run goes on.
     #[default]
     Working,
+    /// The run goes on, and this process shall end.
+    Leaving,
     /// The coordinator ends the run.
     Ending,
     /// Nothing is left to do here.
@@ -38,13 +42,22 @@ impl Patience {
     /// This process shall end, and the coordinator was told.
     pub(super) fn asked_to_end(&mut self, now: Instant) {
         if self.stage == Stage::Working {
-            self.deadline.get_or_insert(now + LEAVE_GRACE);
+            self.stage = Stage::Leaving;
+            self.deadline = Some(now + LEAVE_GRACE);
         }
+    }
+
+    /// The work has come so far: a step that is under way is not waited for in vain.
+    pub(super) fn progressed(&mut self, progress: u64, now: Instant) {
+        if self.stage == Stage::Leaving && progress != self.progress {
+            self.deadline = Some(now + LEAVE_GRACE);
+        }
+        self.progress = progress;
     }
 
     /// The coordinator ends the run and still needs this worker.
     pub(super) fn run_is_ending(&mut self) {
-        if self.stage == Stage::Working {
+        if matches!(self.stage, Stage::Working | Stage::Leaving) {
             self.stage = Stage::Ending;
             self.deadline = None;
         }
@@ -54,11 +67,6 @@ impl Patience {
     pub(super) fn done(&mut self, now: Instant) {
         self.stage = Stage::Done;
         self.deadline = Some(now + LAST_WORD_WAIT);
-    }
-
-    /// There is nothing to wait for.
-    pub(super) fn give_up(&mut self, now: Instant) {
-        self.deadline = Some(now);
     }
 }
 
@@ -78,7 +86,19 @@ mod tests {
     fn a_worker_that_is_asked_to_end_waits_a_bounded_time_for_the_stop() {
         assert_eq!(check(|_, _| ()), None);
         assert_eq!(check(|patience, now| patience.asked_to_end(now)), Some(25));
-        assert_eq!(check(|patience, now| patience.give_up(now)), Some(0));
+    }
+
+    #[test]
+    fn a_worker_that_still_computes_is_not_waiting_in_vain() {
+        let later = |progress| {
+            move |patience: &mut Patience, now| {
+                patience.progressed(7, now);
+                patience.asked_to_end(now);
+                patience.progressed(progress, now + Duration::from_secs(9));
+            }
+        };
+        assert_eq!(check(later(7)), Some(25));
+        assert_eq!(check(later(8)), Some(34));
     }
 
     #[test]

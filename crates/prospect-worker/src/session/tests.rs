@@ -1,16 +1,18 @@
-//! Conversations before anything is loaded: the model directory holds no model.
+//! Conversations of a worker that has no place in the world.
+
+mod letters;
 
 use std::fs;
 use std::future::{pending, ready};
 use std::time::Duration;
 
-use prospect_core::{ExitCode, Rank};
+use prospect_core::{ExitCode, Step};
 use prospect_proto::{CoordinatorMessage, FailureKind, WorkerMessage};
 use tempfile::TempDir;
 use tonic::Status;
 
 use crate::WorkerError;
-use crate::testing::Scripted;
+use crate::testing::{Do, Heard, Scripted, tiny_model};
 
 /// A model directory that has a digest and nothing else.
 fn model_dir() -> TempDir {
@@ -19,11 +21,10 @@ fn model_dir() -> TempDir {
     dir
 }
 
-/// How a worker ends that is told this after its first message, and what it said.
-fn check(messages: Vec<CoordinatorMessage>) -> (WorkerError, Vec<WorkerMessage>) {
-    let model = model_dir();
-    let (result, heard) = Scripted::saying(model.path(), messages).meet(pending());
-    (result.unwrap_err(), heard)
+/// How a worker ends that is told this after its first message. It has something to load, so
+/// that it does not fail by itself first.
+fn check(messages: Vec<CoordinatorMessage>) -> Result<ExitCode, WorkerError> {
+    Scripted::saying(&tiny_model(), messages).meet(pending()).0
 }
 
 #[test]
@@ -37,17 +38,15 @@ fn a_refused_worker_says_why_and_does_not_knock_again() {
 }
 
 #[test]
-fn a_worker_that_is_refused_for_now_gets_in_later() {
-    let model = model_dir();
+fn a_worker_that_is_put_off_gets_in_later() {
     let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into() };
-    let coordinator = Scripted::saying(model.path(), vec![stop, CoordinatorMessage::Close]);
+    let coordinator = Scripted::saying(&tiny_model(), vec![stop, CoordinatorMessage::Close]);
     let ending = Status::aborted("the run has ended: trained for 2 steps");
     *coordinator.first_refusals.lock().unwrap() = vec![ending.clone(), ending];
     // A coordinator that was started again between Join and the session.
-    let stale = Status::aborted("generation 1 is over, the world is at 2; join again");
-    *coordinator.session_refusals.lock().unwrap() = vec![stale];
-    let error = coordinator.meet(pending()).0.unwrap_err();
-    assert!(matches!(&error, WorkerError::Stopped { reason } if reason == "SIGTERM"), "{error}");
+    let unknown = Status::not_found("worker w0 has not joined this run; call Join first");
+    *coordinator.session_refusals.lock().unwrap() = vec![unknown];
+    assert_eq!(coordinator.meet(pending()).0.unwrap(), ExitCode::Preempted);
 }
 
 #[test]
@@ -62,40 +61,52 @@ fn a_worker_that_does_not_get_in_in_time_may_be_started_again() {
 }
 
 #[test]
-fn another_reference_model_is_reported_as_such() {
-    let (model, reference) = (model_dir(), model_dir());
-    let mut coordinator = Scripted::saying(model.path(), Vec::new());
-    coordinator.reference = Some((reference.path().to_owned(), "other".into()));
-    let (result, heard) = coordinator.meet(pending());
-    let error = result.unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::Usage);
-    let start = format!("the reference model in {} differs", reference.path().display());
-    assert!(error.to_string().starts_with(&start), "{error}");
-    assert!(matches!(heard.last(), Some(WorkerMessage::Failure { .. })), "{heard:?}");
-}
-
-#[test]
 fn another_model_is_reported_and_ends_the_worker() {
-    let model = model_dir();
-    let mut coordinator = Scripted::saying(model.path(), Vec::new());
-    coordinator.digest = "other".into();
-    let (result, heard) = coordinator.meet(pending());
-    let error = result.unwrap_err();
-    assert!(matches!(&error, WorkerError::ModelDiffers { expected, .. } if expected == "other"));
-    assert_eq!(error.exit_code(), ExitCode::Usage);
-    assert_eq!(heard[0], WorkerMessage::Hello);
-    let Some(WorkerMessage::Failure { kind, message, .. }) = heard.last() else {
-        panic!("no failure among {heard:?}")
-    };
-    assert_eq!(*kind, FailureKind::Configuration);
-    assert_eq!(*message, error.to_string());
+    let (model, reference) = (model_dir(), model_dir());
+    let path = |dir: &TempDir| dir.path().display().to_string();
+    for (role, dir) in [("model", path(&model)), ("reference model", path(&reference))] {
+        let mut coordinator = Scripted::saying(model.path(), Vec::new());
+        match role {
+            "model" => coordinator.digest = "other".into(),
+            _ => coordinator.reference = Some((reference.path().to_owned(), "other".into())),
+        }
+        let (result, heard) = coordinator.meet(pending());
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, WorkerError::ModelDiffers { expected, .. } if expected == "other")
+        );
+        assert_eq!(error.exit_code(), ExitCode::Usage);
+        assert!(error.to_string().starts_with(&format!("the {role} in {dir} differs")), "{error}");
+        assert_eq!(heard[0].message, WorkerMessage::Hello { weights: None });
+        let failure = WorkerMessage::Failure {
+            step: Step(0),
+            message: error.to_string(),
+            kind: FailureKind::Configuration,
+        };
+        assert_eq!(heard.last().map(|heard| &heard.message), Some(&failure));
+    }
+}
+
+/// How a worker ends whose session ends at once, and whose later Joins are answered by this.
+fn check_lost(prepare: impl FnOnce(&mut Scripted)) -> WorkerError {
+    let mut coordinator = Scripted::new(&tiny_model(), |_: &Heard| vec![Do::End(None)]);
+    prepare(&mut coordinator);
+    coordinator.meet(pending()).0.unwrap_err()
 }
 
 #[test]
-fn a_session_that_ends_is_a_lost_coordinator() {
-    let model = model_dir();
-    let error = Scripted::new(model.path(), |_| None).meet(pending()).0.unwrap_err();
+fn a_coordinator_that_does_not_come_back_is_waited_for_and_named() {
+    let gone = Status::unavailable("connection refused");
+    let error = check_lost(|coordinator| coordinator.later_refusal = Some(gone));
     assert!(matches!(error, WorkerError::CoordinatorLost { .. }), "{error}");
+    assert_eq!(error.exit_code(), ExitCode::PeerLost);
+    assert!(error.to_string().contains("not found again within 1 s: connection refused"));
+}
+
+#[test]
+fn another_run_at_the_same_address_is_not_joined() {
+    let error = check_lost(|coordinator| coordinator.later_run_id = "another");
+    assert!(matches!(error, WorkerError::OtherRun { .. }), "{error}");
     assert_eq!(error.exit_code(), ExitCode::PeerLost);
 }
 
@@ -103,10 +114,11 @@ fn a_session_that_ends_is_a_lost_coordinator() {
 fn an_abort_ends_the_worker_with_the_code_of_its_kind() {
     for (kind, exit) in [
         (FailureKind::NotFinite, ExitCode::NoProgress),
+        (FailureKind::NoProgress, ExitCode::NoProgress),
         (FailureKind::PeerLost, ExitCode::PeerLost),
     ] {
         let abort = CoordinatorMessage::Abort { reason: "worker w1 was lost".into(), kind };
-        let (error, _) = check(vec![abort]);
+        let error = check(vec![abort]).unwrap_err();
         assert_eq!(error.exit_code(), exit);
         assert_eq!(error.to_string(), "the coordinator ended the run: worker w1 was lost");
     }
@@ -115,28 +127,7 @@ fn an_abort_ends_the_worker_with_the_code_of_its_kind() {
 #[test]
 fn a_stop_before_the_first_step_saves_nothing() {
     let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into() };
-    let (error, _) = check(vec![stop, CoordinatorMessage::Close]);
-    assert!(matches!(&error, WorkerError::Stopped { reason } if reason == "SIGTERM"), "{error}");
-    assert_eq!(error.exit_code(), ExitCode::Preempted);
-}
-
-#[test]
-fn orders_out_of_order_are_refused() {
-    let (error, heard) = check(vec![CoordinatorMessage::Finish { path: "final".into() }]);
-    assert_eq!(error.exit_code(), ExitCode::Internal);
-    assert!(error.to_string().contains("sent a finish in place of an assignment"), "{error}");
-    assert!(matches!(heard.last(), Some(WorkerMessage::Failure { .. })));
-}
-
-#[test]
-fn rank_0_offers_a_store() {
-    let place = CoordinatorMessage::Assignment { rank: Rank(0), world_size: 1, resume_path: None };
-    let (_, heard) = check(vec![place, CoordinatorMessage::Finish { path: "final".into() }]);
-    let store = heard.iter().find_map(|message| match message {
-        WorkerMessage::StoreReady { host, port } => Some((host.as_str(), *port)),
-        _ => None,
-    });
-    assert!(matches!(store, Some(("127.0.0.1", 1..))), "{heard:?}");
+    assert_eq!(check(vec![stop, CoordinatorMessage::Close]).unwrap(), ExitCode::Preempted);
 }
 
 #[test]

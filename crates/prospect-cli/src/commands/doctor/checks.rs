@@ -11,7 +11,7 @@ use super::Finding;
 use crate::args::DoctorArgs;
 use crate::display::bytes;
 use crate::error::CliError;
-use crate::{crew, worker_binary};
+use crate::{devices, worker_binary};
 
 /// Free space below which no run should begin.
 const LEAST_FREE_BYTES: u64 = 2_000_000_000;
@@ -67,7 +67,7 @@ fn worker() -> Finding {
 }
 
 fn devices() -> Finding {
-    let names = match crew::device_names() {
+    let names = match devices::names() {
         Ok(names) => names,
         Err(error) => {
             let advice = "run `prospect-worker devices --json` to see its own words";

@@ -1,106 +1,25 @@
 //! The language of the tables: one command a line, `name words key=value: text`.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use prospect_core::{
-    Incarnation, KlSums, PhaseSeconds, Rank, ReferenceValue, RowId, ShardKind, Step, StepReport,
-    StepSums, WorkerId,
+    Generation, Incarnation, KlSums, PartKlSums, PartSums, PhaseSeconds, Rank, ReferenceValue,
+    RowId, ShardKind, Step, StepPhase, StepReport, StepSums, Weights, WorkerId,
 };
 
-use crate::machine::{Event, FailureKind, MachineOptions, ResumePoint, RunMachine};
-
-/// A machine and its clock.
-#[derive(Default)]
-pub(super) struct History {
-    machine: Option<RunMachine>,
-    now: Duration,
-}
+use super::history::Context;
+use crate::machine::{Event, FailureKind, MachineOptions, ResumePoint};
 
 /// One line, taken apart.
-struct Command<'a> {
-    words: Vec<&'a str>,
+pub(super) struct Command<'a> {
+    pub(super) words: Vec<&'a str>,
     values: Vec<(&'a str, &'a str)>,
     text: String,
 }
 
-impl History {
-    /// Carries out a line and answers with one line for each action.
-    pub(super) fn run(&mut self, line: &str) -> Vec<String> {
-        let command = Command::parse(line);
-        match command.words[0] {
-            "options" => {
-                self.machine = Some(RunMachine::new(command.options()));
-                self.show()
-            }
-            "at" => {
-                self.now = Duration::from_secs_f64(command.words[1].parse().unwrap());
-                Vec::new()
-            }
-            "show" => self.show(),
-            "quietly" => {
-                self.run(line.strip_prefix("quietly ").unwrap());
-                Vec::new()
-            }
-            "form" => {
-                let names: Vec<&str> = command.words[1..].to_vec();
-                let resumed = self.machine().committed_step();
-                let mut answers = Vec::new();
-                for name in &names {
-                    answers.extend(self.run(&format!("join {name} a")));
-                    answers.extend(self.run(&format!("open {name} a")));
-                }
-                answers.extend(self.run(&format!("store {} host port=1", names[0])));
-                for name in &names {
-                    answers.extend(self.run(&format!("ready {name} digest=d resumed={resumed}")));
-                }
-                answers
-            }
-            "done" => {
-                let rest = line.strip_prefix("done ").unwrap();
-                let ranks = 0..self.machine().world_size();
-                let lines = ["kl", "report"].map(|name| {
-                    ranks.clone().map(move |rank| format!("{name} rank={rank} {rest}"))
-                });
-                lines.into_iter().flatten().flat_map(|line| self.run(&line)).collect()
-            }
-            _ => {
-                let now = self.now;
-                let actions = self.machine().handle(now, command.event());
-                actions.iter().map(ToString::to_string).collect()
-            }
-        }
-    }
-
-    fn machine(&mut self) -> &mut RunMachine {
-        self.machine.as_mut().expect("a table begins with its options")
-    }
-
-    fn show(&mut self) -> Vec<String> {
-        let machine = self.machine();
-        let exit = machine.exit_code().map_or("none".into(), |exit| exit.code().to_string());
-        let mut lines = vec![format!(
-            "{}, step {} of {}, checkpoint {}, exit code {exit}: {}",
-            machine.phase(),
-            machine.committed_step(),
-            machine.total_steps(),
-            machine.checkpoint_step(),
-            machine.reason()
-        )];
-        for member in machine.members() {
-            let heard = member.last_heard.as_secs_f64();
-            lines.push(format!(
-                "{}: {:?}, step {}, heard at {heard} s",
-                member.describe(),
-                member.state,
-                member.step
-            ));
-        }
-        lines
-    }
-}
-
 impl<'a> Command<'a> {
-    fn parse(line: &'a str) -> Self {
+    pub(super) fn parse(line: &'a str) -> Self {
         let (head, text) = line.split_once(": ").unwrap_or((line, ""));
         let (values, words): (Vec<&str>, Vec<&str>) =
             head.split_whitespace().partition(|word| word.contains('='));
@@ -108,11 +27,11 @@ impl<'a> Command<'a> {
         Self { words, values, text: text.to_owned() }
     }
 
-    fn value(&self, key: &str) -> Option<&'a str> {
+    pub(super) fn value(&self, key: &str) -> Option<&'a str> {
         self.values.iter().find(|(name, _)| *name == key).map(|&(_, value)| value)
     }
 
-    fn number(&self, key: &str, default: u64) -> u64 {
+    pub(super) fn number(&self, key: &str, default: u64) -> u64 {
         self.value(key).map_or(default, |value| value.parse().unwrap())
     }
 
@@ -128,117 +47,193 @@ impl<'a> Command<'a> {
         Incarnation(self.words[2].into())
     }
 
-    fn options(&self) -> MachineOptions {
-        let resume = self.value("resume").map(|step| ResumePoint {
-            step: Step(step.parse().unwrap()),
-            path: format!("checkpoints/step-{step}"),
-            evaluated: self.value("evaluated") == Some("yes"),
+    pub(super) fn options(&self) -> MachineOptions {
+        let seconds = |key: &str, default: f64| Duration::from_secs_f64(self.real(key, default));
+        let resume = self.value("resume").map(|step| {
+            resume_point(step.parse().unwrap(), self.value("evaluated") == Some("yes"))
         });
+        let target = self.number("workers", 1) as u32;
         MachineOptions {
-            world_size: self.number("workers", 1) as u32,
+            target,
+            min_workers: self.number("min", u64::from(target)) as u32,
+            max_workers: self.number("max", u64::from(target)) as u32,
+            fixed_parts: self.value("parts").map(|parts| parts.parse().unwrap()),
             total_steps: self.number("steps", 1),
             lookahead_steps: self.number("lookahead", 2) as u32,
             checkpoint_every: self.number("checkpoint", 0),
             eval_every: self.value("eval").map(|every| every.parse().unwrap()),
             num_eval_shards: self.number("shards", 0) as u32,
+            committed: Step(self.number("committed", 0)),
             resume,
             model_digest: "d".into(),
+            join_timeout: seconds("join_timeout", 600.0),
+            step_timeout: seconds("step_timeout", 300.0),
+            replacement_wait: seconds("wait", 30.0),
+            max_failures_without_progress: self.number("failures", 3) as u32,
+            checkpoint_fail_after: self.value("fail_after").map(|count| count.parse().unwrap()),
             ..MachineOptions::default()
         }
     }
 
-    fn pass(&self) -> (Rank, Step, ShardKind, u32) {
+    fn pass(&self) -> (Step, ShardKind, u32) {
         let kind = if self.value("shard").is_some() { ShardKind::Eval } else { ShardKind::Train };
-        let rank = Rank(self.number("rank", 0) as u32);
-        (rank, Step(self.number("step", 0)), kind, self.number("shard", 0) as u32)
+        (Step(self.number("step", 0)), kind, self.number("shard", 0) as u32)
     }
 
-    fn report(&self) -> StepReport {
-        let (rank, step, kind, eval_index) = self.pass();
+    /// The parts that are reported: `parts=2,3`, the worker's own where absent.
+    fn parts(&self, own: &Range<u32>) -> Vec<u32> {
+        match self.value("part") {
+            Some(parts) => parts.split(',').map(|part| part.parse().unwrap()).collect(),
+            None => own.clone().collect(),
+        }
+    }
+
+    fn report(&self, own: &Range<u32>) -> StepReport {
+        let (step, kind, eval_index) = self.pass();
         let value = ReferenceValue {
-            prompt_row: RowId(u64::from(rank.0)),
+            prompt_row: RowId(u64::from(own.start)),
             completion_row: RowId(step.0),
             log_prob: -1.0,
         };
+        let sums = StepSums {
+            loss: self.real("loss", 1.0),
+            num_desirable: 1,
+            num_undesirable: 1,
+            ..StepSums::default()
+        };
+        let forward_backward = self.real("seconds", 1.0);
         StepReport {
-            rank,
+            rank: Rank(0),
             step,
             kind,
             eval_index,
-            sums: StepSums {
-                loss: self.real("loss", 1.0),
-                num_desirable: 1,
-                num_undesirable: 1,
-                ..StepSums::default()
-            },
+            parts: self.parts(own).into_iter().map(|part| PartSums { part, sums }).collect(),
             grad_norm: self.real("norm", 0.5),
             reference_values: vec![value],
-            phase_seconds: PhaseSeconds::default(),
+            phase_seconds: PhaseSeconds { forward_backward, ..PhaseSeconds::default() },
             peak_memory_bytes: 100,
         }
     }
 
-    fn event(self) -> Event {
+    fn phase(&self) -> StepPhase {
+        match self.value("phase").unwrap_or("idle") {
+            "idle" => StepPhase::Idle,
+            "scoring" => StepPhase::Scoring,
+            "backward" => StepPhase::ForwardBackward,
+            "reduce" => StepPhase::AllReduce,
+            "saving" => StepPhase::Saving,
+            phase => panic!("no phase {phase} in the tables"),
+        }
+    }
+
+    fn weights(&self) -> Option<Weights> {
+        let step = |key: &str| Some(Step(self.value(key)?.parse().unwrap()));
+        Some(Weights { done: step("has")?, pending: step("pending") })
+    }
+
+    pub(super) fn event(&self, context: &Context) -> Event {
         let text = self.text.clone();
+        let generation = self.value("gen").map(|number| Generation(number.parse().unwrap()));
+        let generation = generation.unwrap_or(context.generation);
+        let step = Step(self.number("step", 0));
         match self.words[0] {
             "join" => Event::WorkerJoined {
                 worker: self.worker(),
                 incarnation: self.incarnation(),
                 preferred_rank: self.value("rank").map(|rank| Rank(rank.parse().unwrap())),
             },
-            "open" => {
-                Event::SessionOpened { worker: self.worker(), incarnation: self.incarnation() }
-            }
+            "open" => Event::SessionOpened {
+                worker: self.worker(),
+                incarnation: self.incarnation(),
+                generation,
+                weights: self.weights(),
+            },
             "close" => Event::SessionClosed {
                 worker: self.worker(),
                 incarnation: self.incarnation(),
                 cause: text,
             },
+            "loaded" => Event::Loaded {
+                worker: self.worker(),
+                model_digest: self.value("digest").unwrap_or("d").into(),
+            },
             "store" => Event::StoreReady {
                 worker: self.worker(),
+                generation,
                 host: self.words[2].into(),
                 port: self.number("port", 1) as u16,
             },
-            "ready" => Event::Ready {
-                worker: self.worker(),
-                model_digest: self.value("digest").unwrap().into(),
-                resumed_step: Step(self.number("resumed", 0)),
-            },
+            "standing" => Event::Standing { worker: self.worker(), generation, step },
+            "ready" => Event::Ready { worker: self.worker(), generation, step },
             "kl" => {
-                let (rank, step, kind, eval_index) = self.pass();
+                let (step, kind, eval_index) = self.pass();
                 let sums = KlSums {
                     sum: self.real("sum", 1.0),
                     sum_of_squares: self.real("squares", 1.0),
                     count: self.number("count", 2),
                 };
-                Event::KlReport { rank, step, kind, eval_index, sums }
+                let parts = self.parts(&context.own);
+                let parts = parts.into_iter().map(|part| PartKlSums { part, sums }).collect();
+                Event::KlReport { worker: self.worker(), generation, step, kind, eval_index, parts }
             }
-            "report" => Event::StepReport(self.report()),
-            "saved" => {
-                let step = Step(self.number("step", 0));
-                let path = format!("checkpoints/{}", step.directory_name());
-                Event::CheckpointSaved { step, path, manifest_sha256: "sha".into() }
+            "report" => {
+                let report = self.report(&context.own);
+                Event::StepReport { worker: self.worker(), generation, report }
             }
-            "final" => Event::FinalSaved { path: "final".into() },
+            "written" => Event::CheckpointWritten {
+                worker: self.worker(),
+                step,
+                path: format!("checkpoints/.staged-{step}"),
+                manifest_sha256: "sha".into(),
+            },
+            "unwritten" => Event::CheckpointFailed { worker: self.worker(), step, message: text },
+            "published" => Event::CheckpointPublished {
+                step,
+                path: format!("checkpoints/{}", step.directory_name()),
+                manifest_sha256: "sha".into(),
+            },
+            "rejected" => Event::CheckpointRejected { step, reason: text },
+            "final" => {
+                let path = ".staged-final".into();
+                Event::FinalWritten { worker: self.worker(), generation, path }
+            }
+            "final_published" => Event::FinalPublished { path: "final".into() },
+            "final_rejected" => Event::FinalRejected { reason: text },
+            "found" => {
+                let point =
+                    self.value("step").map(|step| resume_point(step.parse().unwrap(), true));
+                Event::RestorePoint { point }
+            }
             "fail" => Event::Failure {
                 worker: self.worker(),
-                step: Step(self.number("step", 0)),
+                generation,
+                step,
                 message: text,
                 kind: match self.value("kind").unwrap() {
                     "configuration" => FailureKind::Configuration,
                     "storage" => FailureKind::Storage,
                     "peer_lost" => FailureKind::PeerLost,
                     "not_finite" => FailureKind::NotFinite,
+                    "internal" => FailureKind::Internal,
                     kind => panic!("no failure of kind {kind} in the tables"),
                 },
             },
             "leave" => Event::Leave { worker: self.worker(), reason: text },
-            "beat" => {
-                Event::Heartbeat { worker: self.worker(), step: Step(self.number("step", 0)) }
-            }
+            "beat" => Event::Heartbeat {
+                worker: self.worker(),
+                step,
+                phase: self.phase(),
+                progress: self.number("progress", 0),
+            },
             "tick" => Event::Tick,
             "stop" => Event::StopRequested { reason: text },
             name => panic!("no command {name}"),
         }
     }
+}
+
+/// A checkpoint to go on from.
+pub(super) fn resume_point(step: u64, evaluated: bool) -> ResumePoint {
+    let path = format!("checkpoints/{}", Step(step).directory_name());
+    ResumePoint { step: Step(step), path, evaluated }
 }

@@ -1,0 +1,68 @@
+//! How often workers that died are started again, and after how long. Pure:
+//! steps are told, and delays are answers.
+
+use std::time::Duration;
+
+use prospect_core::Step;
+
+/// Steps that must be committed after a restart for it to count as a success.
+const STEPS_OF_SUCCESS: u64 = 10;
+/// Wait before the first restart of a worker; it doubles with each that was no success.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// The longest wait.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// The restarts that a crew has left. One that is followed by ten committed steps is given back.
+#[derive(Debug)]
+pub struct Budget {
+    max: u32,
+    step: Step,
+    spent: Vec<Spent>,
+}
+
+/// A restart that has not been a success yet.
+#[derive(Debug)]
+struct Spent {
+    rank: u32,
+    /// Last step that was committed before it.
+    step: Step,
+}
+
+impl Budget {
+    /// A budget of `max` restarts.
+    pub fn new(max: u32) -> Self {
+        Self { max, step: Step(0), spent: Vec::new() }
+    }
+
+    /// The run stands at `step`. Steps that are done again after a return to a checkpoint bring
+    /// nothing back before they pass the step at which the worker died.
+    pub fn stands_at(&mut self, step: Step) {
+        self.step = step;
+        self.spent.retain(|spent| step.0 < spent.step.0 + STEPS_OF_SUCCESS);
+    }
+
+    /// Takes one restart for the worker of `rank`: how long to wait before it, or `None` when all
+    /// are used up.
+    pub fn spend(&mut self, rank: u32) -> Option<Duration> {
+        if self.spent.len() >= self.max as usize {
+            return None;
+        }
+        let before = self.spent.iter().filter(|spent| spent.rank == rank).count();
+        self.spent.push(Spent { rank, step: self.step });
+        // Five doublings reach the longest wait.
+        Some((FIRST_DELAY * (1 << before.min(5))).min(LONGEST_DELAY))
+    }
+
+    /// Last step that is known to be committed.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// How many there are in all.
+    pub fn max(&self) -> u32 {
+        self.max
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! What processes want from the world, and get.
+
+use std::time::Duration;
+
+use prospect_core::{Generation, Incarnation, Step, WorkerId};
+
+use super::disk::Value;
+use super::process::{Process, Wish};
+use super::world::{Body, Item, Pid, World};
+use crate::machine::Event;
+
+impl World {
+    pub(super) fn start_worker(&mut self, worker: WorkerId) {
+        let is_running = self.processes.iter().any(|p| p.is_alive && p.worker == worker);
+        if is_running || self.disk.is_complete {
+            return;
+        }
+        let pid = self.processes.len();
+        let incarnation = Incarnation(format!("i{pid}"));
+        let leaves_early = self.plan.leaves_early;
+        self.say(|| format!("{worker}/{incarnation} starts"));
+        self.processes.push(Process::new(worker, incarnation, leaves_early));
+        self.bodies.push(Body::default());
+        self.after(Duration::ZERO, Item::Connect(pid));
+        let loading = self.chance.millis(100, 1500);
+        self.after(loading, Item::Loaded(pid));
+        self.after(Duration::from_millis(500), Item::Beat(pid));
+    }
+
+    /// Gives a process what it wants.
+    pub(super) fn grant(&mut self, pid: Pid, wishes: Vec<Wish>) {
+        for wish in wishes {
+            match wish {
+                Wish::Say(event) => self.send_up(pid, event),
+                Wish::Compute(key) => {
+                    if !self.bodies[pid].is_stuck {
+                        let generation = self.processes[pid].generation;
+                        let time = self.chance.millis(10, 80);
+                        self.after(time, Item::Computed(pid, generation, key));
+                    }
+                }
+                Wish::Meet(generation) => self.wants_to_meet(pid, generation),
+                Wish::Reduce(generation, key) => self.wants_to_reduce(pid, generation, key),
+                Wish::Abort(generation) => self.aborts(pid, generation),
+                Wish::Write(step, value) => {
+                    let time = self.chance.millis(20, 900);
+                    self.after(time, Item::Written(pid, step, value));
+                }
+                Wish::WriteFinal(value) => {
+                    let generation = self.processes[pid].generation;
+                    let time = self.chance.millis(20, 900);
+                    self.after(time, Item::WrittenFinal(pid, generation, value));
+                }
+                Wish::Exit => self.exits(pid),
+            }
+        }
+    }
+
+    pub(super) fn written(&mut self, pid: Pid, step: Step, value: Value) {
+        let worker = self.processes[pid].worker.clone();
+        let fails = self.now < self.plan.quiet_from && self.chance.happens(self.plan.disk_fails);
+        let said = if fails {
+            self.seen.insert("checkpoint failed");
+            Event::CheckpointFailed { worker, step, message: "no space left".into() }
+        } else {
+            let path = format!("checkpoints/.staged-{step}-{pid}");
+            self.disk.staged.insert(path.clone(), (step, value));
+            Event::CheckpointWritten { worker, step, path, manifest_sha256: "sha".into() }
+        };
+        let wishes = self.processes[pid].has_written(step, said);
+        self.grant(pid, wishes);
+    }
+
+    pub(super) fn written_final(&mut self, pid: Pid, generation: Generation, value: Value) {
+        let process = &mut self.processes[pid];
+        if process.generation != generation {
+            return;
+        }
+        let (worker, path) = (process.worker.clone(), format!(".staged-final-{pid}"));
+        self.disk.staged.insert(path.clone(), (Step(0), value));
+        let wishes = process.has_written_final(Event::FinalWritten { worker, generation, path });
+        self.grant(pid, wishes);
+    }
+}

@@ -1,0 +1,133 @@
+//! Taking over weights when a world forms, and proof that all ranks hold the same.
+
+use std::path::Path;
+
+use prospect_core::{Restore, Step};
+use prospect_model::{CausalLm, ComputeType, LoadOptions};
+use tch::{Device, Kind, Tensor};
+
+use crate::{TrainError, Trainer};
+
+/// Numbers that are equal on two trainers if their state is: step, updates, whether nothing has
+/// moved yet, and one sum over the bits of each kind of buffer.
+const NUM_MARKS: usize = 6;
+
+impl Trainer {
+    /// Makes the weights, the moments and the step those that `restore` names.
+    pub(crate) fn take_over(
+        &mut self,
+        restore: &Restore,
+        run_dir: &Path,
+    ) -> Result<(), TrainError> {
+        match restore {
+            Restore::Initial => self.reload(),
+            Restore::Checkpoint { path } => {
+                self.lose_weights();
+                self.done = self.load_checkpoint(&run_dir.join(path))?;
+                Ok(())
+            }
+            Restore::Peer { rank } => self.receive(rank.0 as usize),
+            Restore::Kept => Ok(()),
+        }
+    }
+
+    /// Compares the state of all ranks by a few numbers: one pass over the buffers and one small
+    /// collective.
+    pub(crate) fn compare(&self) -> Result<(), TrainError> {
+        let group = self.world()?;
+        let mine = Tensor::f_from_slice(&self.marks()?)?.f_to_device(self.device)?;
+        let size = group.world_size() * NUM_MARKS;
+        let mut all = Tensor::f_zeros([size as i64], (Kind::Int64, self.device))?;
+        group.all_gather(&mut all, &mine)?.wait()?;
+        let all = Vec::<i64>::try_from(&all.f_to_device(Device::Cpu)?)?;
+        group.check_health()?;
+        let mut ranks = all.chunks_exact(NUM_MARKS);
+        let first = ranks.next().expect("a world has a rank");
+        match ranks.position(|marks| marks != first) {
+            None => Ok(()),
+            Some(before) => {
+                let other = &all[(before + 1) * NUM_MARKS..][..NUM_MARKS];
+                let steps = [first[0], other[0]].map(|step| Step(step as u64));
+                Err(TrainError::Unequal { rank: before + 1, steps })
+            }
+        }
+    }
+
+    /// The weights of the model directory, without moments.
+    fn reload(&mut self) -> Result<(), TrainError> {
+        if self.is_initial {
+            return Ok(());
+        }
+        let _no_grad = tch::no_grad_guard();
+        let options = LoadOptions { device: Device::Cpu, compute: ComputeType::Float32 };
+        let model = CausalLm::load(&self.config.model.path, &options)
+            .map_err(|source| TrainError::Load { role: "policy", source })?;
+        for (idx, segment) in self.parameters.segments.iter_mut().enumerate() {
+            for (slot, parameter) in segment.slots.iter().zip(model.segment_parameters(idx)) {
+                slot.view(&segment.master)?.f_copy_(&parameter.tensor)?;
+            }
+            let _ = segment.exp_avg.f_zero_()?;
+            let _ = segment.exp_avg_sq.f_zero_()?;
+            self.progress.tick();
+        }
+        self.parameters.num_updates = 0;
+        self.parameters.publish()?;
+        (self.done, self.is_initial) = (Step(0), true);
+        Ok(())
+    }
+
+    /// Weights, moments and step of the rank `root`. A rank that has them already keeps its own
+    /// all the while, so that they are not lost with a root that is lost on the way.
+    fn receive(&mut self, root: usize) -> Result<(), TrainError> {
+        let mine = self.marks()?;
+        let group = self.world()?;
+        let mut marks = Tensor::f_from_slice(&mine)?.f_to_device(self.device)?;
+        group.broadcast(&mut marks, root)?.wait()?;
+        let marks = Vec::<i64>::try_from(&marks.f_to_device(Device::Cpu)?)?;
+        // What a failed collective left behind is not to be believed.
+        group.check_health()?;
+        let has_them = mine.as_slice() == marks;
+        if !has_them {
+            self.lose_weights();
+        }
+        let group = self.world()?;
+        for segment in &self.parameters.segments {
+            for flat in [&segment.master, &segment.exp_avg, &segment.exp_avg_sq] {
+                let is_root = group.rank() == root;
+                let spare = has_them && !is_root;
+                let mut flat = if spare { flat.f_empty_like()? } else { flat.shallow_clone() };
+                group.broadcast(&mut flat, root)?.wait()?;
+                self.progress.tick();
+            }
+        }
+        group.settle()?;
+        if !has_them {
+            self.parameters.num_updates = marks[1] as u64;
+            self.parameters.publish()?;
+            (self.done, self.is_initial) = (Step(marks[0] as u64), marks[2] == 1);
+        }
+        Ok(())
+    }
+
+    /// Says that the buffers are about to be overwritten: until that is done they are the result
+    /// of no step.
+    pub(crate) fn lose_weights(&mut self) {
+        (self.done, self.is_initial) = (Step(0), false);
+    }
+
+    /// Step, updates, whether nothing has moved yet, and the sums over bits.
+    pub(crate) fn marks(&self) -> Result<[i64; NUM_MARKS], TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut sums = [0_i64; 3];
+        for segment in &self.parameters.segments {
+            let flats = [&segment.master, &segment.exp_avg, &segment.exp_avg_sq];
+            for (sum, flat) in sums.iter_mut().zip(flats) {
+                let bits = flat.f_view_dtype(Kind::Int)?.f_sum(Kind::Int64)?;
+                *sum = sum.wrapping_add(bits.f_int64_value(&[])?);
+            }
+        }
+        let [master, exp_avg, exp_avg_sq] = sums;
+        let (done, num_updates) = (self.done.0 as i64, self.parameters.num_updates as i64);
+        Ok([done, num_updates, i64::from(self.is_initial), master, exp_avg, exp_avg_sq])
+    }
+}

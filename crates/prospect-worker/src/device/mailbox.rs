@@ -1,0 +1,240 @@
+//! What others leave for the device thread. It waits here for everything that it does not
+//! compute itself, and a single interruption ends every such wait.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use prospect_core::{Generation, ReferencePoint, Step, StepPhase, Weights};
+use prospect_train::Progress;
+
+use super::interrupt::{Abandoned, Interrupt, Interrupted};
+use super::{Formed, Order, PassId, Rendezvous};
+use crate::torch::{AbortHandle, LibtorchError};
+
+/// The mailbox, shared between threads.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    interrupt: Option<Interrupt>,
+    orders: VecDeque<(Generation, Order)>,
+    rendezvous: Option<(Generation, Rendezvous)>,
+    points: Vec<(PassId, ReferencePoint)>,
+    /// Last step of this generation that is committed.
+    committed: Step,
+    /// The generation whose world is being formed, and its outcome.
+    forming: Option<(Generation, Option<Result<Formed, LibtorchError>>)>,
+    /// Wakes the collectives of the world that this worker is in.
+    abort: Option<AbortHandle>,
+    /// Checkpoints that are being written or wait for it.
+    num_writing: usize,
+    /// Step whose checkpoint was written last.
+    written: Option<Step>,
+    /// Step whose checkpoint was last said to be in its place.
+    durable: Option<Step>,
+    progress: Option<Arc<Progress>>,
+    weights: Option<Weights>,
+}
+
+/// For the async side.
+impl Mailbox {
+    pub fn order(&self, generation: Generation, order: Order) {
+        self.change(|state| state.orders.push_back((generation, order)));
+    }
+
+    pub fn rendezvous(&self, generation: Generation, rendezvous: Rendezvous) {
+        self.change(|state| state.rendezvous = Some((generation, rendezvous)));
+    }
+
+    pub fn point(&self, pass: PassId, point: ReferencePoint) {
+        self.change(|state| state.points.push((pass, point)));
+    }
+
+    pub fn commit(&self, step: Step) {
+        self.change(|state| state.committed = state.committed.max(step));
+    }
+
+    pub fn durable(&self, step: Step) {
+        self.change(|state| state.durable = state.durable.max(Some(step)));
+    }
+
+    /// Interrupts the thread. What belongs to the world that it leaves is dropped; what is
+    /// returned has to be given up, which wakes the collectives the thread may be in. Good order
+    /// leaves them alone.
+    pub fn interrupt(&self, interrupt: Interrupt) -> Abandoned {
+        self.change(|state| {
+            match (state.interrupt, interrupt) {
+                // An end is not taken back.
+                (Some(Interrupt::Cut), _) | (Some(Interrupt::Close), Interrupt::Regroup { .. }) => {
+                    return Abandoned::default();
+                }
+                _ => state.interrupt = Some(interrupt),
+            }
+            if interrupt == Interrupt::Close {
+                return Abandoned::default();
+            }
+            state.orders.clear();
+            state.points.clear();
+            (state.rendezvous, state.committed) = (None, Step(0));
+            let formed = state.forming.take().and_then(|(_, result)| result?.ok());
+            Abandoned { abort: state.abort.take(), formed }
+        })
+    }
+
+    pub fn weights(&self) -> Option<Weights> {
+        self.lock().weights
+    }
+
+    /// Step, phase and count of the work, as in a heartbeat.
+    pub fn progress(&self) -> (Step, StepPhase, u64) {
+        match &self.lock().progress {
+            Some(progress) => (progress.step(), progress.phase(), progress.count()),
+            None => (Step(0), StepPhase::Loading, 0),
+        }
+    }
+}
+
+/// For the device thread.
+impl Mailbox {
+    pub fn set_progress(&self, progress: Arc<Progress>) {
+        self.change(|state| state.progress = Some(progress));
+    }
+
+    pub fn set_weights(&self, weights: Weights) {
+        self.change(|state| state.weights = Some(weights));
+    }
+
+    /// Says that the weights were taken from the checkpoint of a step, or from the model as it
+    /// was loaded: what was written before counts for nothing.
+    pub fn set_restored(&self, step: Step) {
+        self.change(|state| (state.written, state.durable) = (None, Some(step)));
+    }
+
+    /// The interruption that is there, if any; it stays.
+    pub fn interruption(&self) -> Option<Interrupt> {
+        self.lock().interrupt
+    }
+
+    /// Waits for an interruption and takes it. An end stays for ever.
+    pub fn take_interrupt(&self) -> Interrupt {
+        let mut state = self.lock();
+        loop {
+            match state.interrupt {
+                Some(regroup @ Interrupt::Regroup { .. }) => {
+                    state.interrupt = None;
+                    return regroup;
+                }
+                Some(end) => return end,
+                None => state = self.wait_for_change(state),
+            }
+        }
+    }
+
+    pub fn next_order(&self) -> Result<(Generation, Order), Interrupted> {
+        self.wait(|state| state.orders.pop_front())
+    }
+
+    /// Where the peers of this generation meet.
+    pub fn wait_rendezvous(&self, generation: Generation) -> Result<Rendezvous, Interrupted> {
+        self.wait(|state| {
+            state.rendezvous.take_if(|(of, _)| *of == generation).map(|(_, place)| place)
+        })
+    }
+
+    /// The point of this pass. Repeats of earlier ones are dropped.
+    pub fn wait_point(&self, pass: PassId) -> Result<ReferencePoint, Interrupted> {
+        self.wait(|state| {
+            let place = state.points.iter().position(|(of, _)| *of == pass)?;
+            let (_, point) = state.points.remove(place);
+            state.points.retain(|(of, _)| of.step >= pass.step);
+            Some(point)
+        })
+    }
+
+    pub fn wait_commit(&self, step: Step) -> Result<(), Interrupted> {
+        self.wait(|state| (state.committed >= step).then_some(()))
+    }
+
+    /// Says that a world is being formed.
+    pub fn begin_forming(&self, generation: Generation) {
+        self.change(|state| state.forming = Some((generation, None)));
+    }
+
+    pub fn wait_formed(&self) -> Result<Result<Formed, LibtorchError>, Interrupted> {
+        self.wait(|state| state.forming.as_mut()?.1.take())
+    }
+
+    /// Waits until no checkpoint is being written.
+    pub fn wait_written(&self) -> Result<(), Interrupted> {
+        self.wait(|state| (state.num_writing == 0).then_some(()))
+    }
+
+    pub fn begin_writing(&self) {
+        self.change(|state| state.num_writing += 1);
+    }
+
+    /// Whether a checkpoint of this step lies on disk.
+    pub fn is_saved(&self, step: Step) -> bool {
+        let state = self.lock();
+        state.written == Some(step) || state.durable == Some(step)
+    }
+}
+
+/// For the threads at its side.
+impl Mailbox {
+    /// Hands in the world of a generation. One that nobody waits for any more is given up.
+    pub fn formed(&self, generation: Generation, result: Result<Formed, LibtorchError>) {
+        let _unwanted = self.change(|state| match &mut state.forming {
+            Some((wanted, place)) if *wanted == generation => {
+                state.abort = result.as_ref().ok().map(|formed| formed.group.abort_handle());
+                *place = Some(result);
+                None
+            }
+            _ => Some(result),
+        });
+    }
+
+    /// Says that the oldest order to write is done: the step whose checkpoint lies on disk, or
+    /// nothing when that failed.
+    pub fn written(&self, step: Option<Step>) {
+        self.change(|state| {
+            state.num_writing -= 1;
+            state.written = step.or(state.written);
+        });
+    }
+}
+
+impl Mailbox {
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let value = change(&mut self.lock());
+        self.changed.notify_all();
+        value
+    }
+
+    /// Waits until `look` finds what it looks for, or an interruption comes, which goes first.
+    fn wait<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Interrupted> {
+        let mut state = self.lock();
+        loop {
+            if state.interrupt.is_some() {
+                return Err(Interrupted);
+            }
+            if let Some(found) = look(&mut state) {
+                return Ok(found);
+            }
+            state = self.wait_for_change(state);
+        }
+    }
+
+    /// No thread panics with the lock in its hands: what it guards is always whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_change<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+}

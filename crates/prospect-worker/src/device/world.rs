@@ -1,0 +1,212 @@
+//! The device thread in a world: it takes its place, does passes, moves the weights by steps
+//! that are committed, and keeps what it has when the world changes.
+
+use std::sync::Arc;
+
+use prospect_core::{Generation, Restore, Shard, ShardKind, Step, StepPhase, Weights};
+use prospect_proto::WorkerMessage;
+use prospect_train::{Progress, Trainer};
+use tracing::{info, warn};
+
+use super::exchange::MailboxExchange;
+use super::mailbox::Mailbox;
+use super::runner::{Break, Voice};
+use super::saving::Saving;
+use super::{Order, PassId, Place, Setup, forming};
+use crate::WorkerError;
+use crate::failpoint;
+use crate::torch::TcpStore;
+
+/// The thread's state once it has a model.
+pub(super) struct World {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) voice: Voice,
+    setup: Setup,
+    trainer: Trainer,
+    progress: Arc<Progress>,
+    saving: Saving,
+    /// The worker's place, while it has one.
+    place: Option<Place>,
+    /// Kept for the peers of rank 0 until the next generation.
+    store: Option<Arc<TcpStore>>,
+    /// A checkpoint of the step that is pending, or of the last one done, is still to be begun.
+    owes_checkpoint: bool,
+}
+
+impl World {
+    pub fn new(setup: Setup, mailbox: Arc<Mailbox>, voice: Voice, trainer: Trainer) -> Self {
+        let saving = Saving::new(&setup, Arc::clone(&mailbox), voice.clone());
+        let progress = trainer.progress();
+        let (place, store, owes_checkpoint) = (None, None, false);
+        Self { mailbox, voice, setup, trainer, progress, saving, place, store, owes_checkpoint }
+    }
+
+    /// Follows orders until that ends.
+    pub fn work(&mut self) -> Break {
+        loop {
+            if let Err(broken) = self.follow_order() {
+                return broken;
+            }
+        }
+    }
+
+    fn follow_order(&mut self) -> Result<(), Break> {
+        self.set_phase(StepPhase::Idle);
+        let (generation, order) = self.mailbox.next_order()?;
+        match order {
+            Order::Place(place) => self.enter(generation, place),
+            Order::Shard(shard) => {
+                self.placed("a shard")?;
+                self.pass(&shard)
+            }
+            Order::Finish => {
+                if self.placed("a finish")?.rank.0 == 0 {
+                    self.set_phase(StepPhase::Saving);
+                    self.mailbox.wait_written()?;
+                    self.saving.save_final(&self.trainer, &self.voice)?;
+                }
+                Ok(())
+            }
+            Order::Stop { reason } => {
+                if self.place.as_ref().is_some_and(|place| place.rank.0 == 0) {
+                    self.save_last_step()?;
+                }
+                info!(step = %self.trainer.done(), %reason, "the run is stopped");
+                Ok(())
+            }
+        }
+    }
+
+    /// The worker's place in the world.
+    fn placed(&self, found: &str) -> Result<&Place, WorkerError> {
+        self.place.as_ref().ok_or_else(|| WorkerError::Protocol {
+            reason: format!("the coordinator sent {found} to a worker without a place"),
+        })
+    }
+
+    /// Meets the peers and takes over the weights.
+    fn enter(&mut self, generation: Generation, place: Place) -> Result<(), Break> {
+        self.leave();
+        self.voice.set_generation(generation);
+        self.set_phase(StepPhase::Forming);
+        failpoint::hit("worker::forming")?;
+        let formed = forming::meet(&self.setup, &place, &self.mailbox, &self.voice)?;
+        self.store = Some(formed.store);
+        self.owes_checkpoint = false;
+        let run_dir = &self.setup.terms.run_dir;
+        let entered = self.trainer.enter(formed.group, &place.restore, run_dir);
+        self.publish_weights();
+        let step = entered?;
+        if matches!(place.restore, Restore::Initial | Restore::Checkpoint { .. }) {
+            self.mailbox.set_restored(step);
+        }
+        info!(rank = %place.rank, world_size = place.world_size, %generation, %step, "ready");
+        self.place = Some(place);
+        self.voice.say(WorkerMessage::Ready { step });
+        Ok(())
+    }
+
+    /// One pass over a shard: a step that moves the weights once it is committed, or an
+    /// evaluation.
+    fn pass(&mut self, shard: &Shard) -> Result<(), Break> {
+        let pass = PassId::of(shard);
+        let mut exchange = MailboxExchange { pass, mailbox: &self.mailbox, voice: &self.voice };
+        let report = match shard.kind {
+            ShardKind::Train => self.trainer.step(shard, &mut exchange)?,
+            ShardKind::Eval => self.trainer.evaluate(shard, &mut exchange)?,
+        };
+        // Before the report, so that whoever counts on it finds the gradient that it is about.
+        self.publish_weights();
+        failpoint::hit("worker::report")?;
+        if shard.kind == ShardKind::Eval {
+            self.voice.say(WorkerMessage::StepReport(report));
+            return Ok(());
+        }
+        self.owes_checkpoint = shard.checkpoint_after && self.placed("a shard")?.rank.0 == 0;
+        self.voice.say(WorkerMessage::StepReport(report));
+        self.set_phase(StepPhase::Commit);
+        self.mailbox.wait_commit(shard.step)?;
+        self.apply(shard.step)?;
+        if self.owes_checkpoint {
+            self.set_phase(StepPhase::Saving);
+            self.mailbox.wait_written()?;
+            self.begin_checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Moves the weights by a step that is committed.
+    fn apply(&mut self, step: Step) -> Result<(), WorkerError> {
+        failpoint::hit("worker::commit")?;
+        let applied = self.trainer.apply(step);
+        self.publish_weights();
+        Ok(applied?)
+    }
+
+    fn begin_checkpoint(&mut self) {
+        self.owes_checkpoint = false;
+        self.saving.begin(&self.trainer);
+    }
+
+    /// Sees that a checkpoint of the last step lies on disk, if that can be done.
+    fn save_last_step(&mut self) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        self.mailbox.wait_written()?;
+        let done = self.trainer.done();
+        if done > Step(0) && !self.mailbox.is_saved(done) {
+            self.begin_checkpoint();
+            self.mailbox.wait_written()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the world, and goes on from its last committed step in the next generation.
+    pub fn stand(&mut self, generation: Generation, committed: Step) -> Result<(), WorkerError> {
+        self.leave();
+        self.voice.set_generation(generation);
+        match self.trainer.pending() {
+            Some(step) if step == committed => self.apply(step)?,
+            Some(_) => {
+                self.trainer.discard();
+                self.owes_checkpoint = false;
+                self.publish_weights();
+            }
+            None => {}
+        }
+        if self.owes_checkpoint {
+            self.begin_checkpoint();
+        }
+        let step = self.trainer.done();
+        info!(%generation, %step, "standing by");
+        self.voice.say(WorkerMessage::Standing { step });
+        Ok(())
+    }
+
+    /// Gives up the group. Weights and a pending gradient stay.
+    pub fn leave(&mut self) {
+        self.trainer.leave();
+        (self.place, self.store) = (None, None);
+    }
+
+    /// Leaves the world in good order. All that this worker answers for is durable by then, so
+    /// a failure is told and no more.
+    pub fn close(&mut self) {
+        if let Err(error) = self.trainer.close() {
+            warn!(%error, "the process group did not end in good order");
+        }
+    }
+
+    /// Step that is being worked on.
+    pub fn step(&self) -> Step {
+        self.progress.step()
+    }
+
+    pub fn set_phase(&self, phase: StepPhase) {
+        self.progress.set_phase(phase);
+    }
+
+    fn publish_weights(&self) {
+        let (done, pending) = (self.trainer.done(), self.trainer.pending());
+        self.mailbox.set_weights(Weights { done, pending });
+    }
+}
