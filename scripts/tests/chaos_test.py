@@ -46,15 +46,15 @@ class Chaos(unittest.TestCase):
             path = Path(folder, "junit.xml")
             path.write_text(REPORT)
             results = chaos.read_report(path)
-        self.assertEqual(results["freeze::f9_frozen"], ("equal", 2.5))
+        self.assertEqual(results["freeze::f9_frozen"], ("held", 2.5))
         skipped, _ = results["partition::f7_cut_off"]
         self.assertEqual(skipped, "skipped: no namespaces on this machine: not permitted")
         self.assertEqual(results["worker_death::f10_slow"][0], "FAILED")
 
     def test_the_table_is_in_the_order_of_faults_and_shows_medians(self):
         results = {
-            "a::f10_slow_worker": [("equal", 1.0)],
-            "b::f9_frozen": [("equal", 2.0), ("FAILED", 4.0)],
+            "a::f10_slow_worker": [("held", 1.0)],
+            "b::f9_frozen": [("held", 2.0), ("FAILED", 4.0)],
         }
         times = [
             {"test": "a::f10_slow_worker", "detect_seconds": None, "back_seconds": seconds}
@@ -66,7 +66,7 @@ class Chaos(unittest.TestCase):
         )
         self.assertEqual(first.split(), ["F9", "frozen", "FAILED", "-", "-", "0", "3.00"])
         self.assertEqual(
-            second.split(), ["F10", "slow", "worker", "equal", "-", "2.00", "3", "1.00"]
+            second.split(), ["F10", "slow", "worker", "held", "-", "2.00", "3", "1.00"]
         )
 
 

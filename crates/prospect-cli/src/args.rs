@@ -92,7 +92,8 @@ pub struct TrainArgs {
     /// Device of the workers; auto takes one GPU each where there are any
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
-    /// How often workers that died are started again; 10 steps after a restart give it back
+    /// How often workers that died are started again; 10 steps that the worker takes part in give its
+    /// restarts back
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_restarts: u32,
 }

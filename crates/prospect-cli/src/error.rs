@@ -8,6 +8,8 @@ use prospect_coordinator::CoordinatorError;
 use prospect_core::{ConfigError, ExitCode};
 use prospect_data::DataError;
 
+use crate::notices;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -71,11 +73,6 @@ pub enum CliError {
     /// A signal while the run was being prepared.
     #[error("stopped by {signal} before the run began")]
     StoppedEarly { signal: &'static str },
-    /// The second signal.
-    #[error(
-        "stopped at once by {signal}; the same command goes on from the newest durable checkpoint"
-    )]
-    StoppedAtOnce { signal: &'static str },
 }
 
 impl CliError {
@@ -99,8 +96,7 @@ impl CliError {
             Self::Unreachable { .. }
             | Self::NotCoordinator { .. }
             | Self::Lost { .. }
-            | Self::ParentGone { .. }
-            | Self::StoppedAtOnce { .. } => ExitCode::PeerLost,
+            | Self::ParentGone { .. } => ExitCode::PeerLost,
             Self::StoppedEarly { .. } => ExitCode::Preempted,
             Self::RestartsUsedUp { .. } => ExitCode::NoProgress,
             Self::WorkerFailed { exit, .. }
@@ -139,9 +135,9 @@ impl CliError {
     /// Prints the message and the hint, in colour where that is seen.
     pub fn print(&self) {
         let style = |text: &str| console::style(text.to_owned()).for_stderr().bold();
-        eprintln!("{} {self}", style("error:").red());
+        notices::say(&format!("{} {self}", style("error:").red()));
         if let Some(hint) = self.hint() {
-            eprintln!(" {} {hint}", style("hint:").cyan());
+            notices::say(&format!(" {} {hint}", style("hint:").cyan()));
         }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod logging;
 mod metrics;
+mod notices;
 mod output;
 mod pairs;
 mod signals;
@@ -31,20 +32,22 @@ fn main() -> std::process::ExitCode {
             // Help and versions are asked for; everything else is a mistake.
             let exit = if usage.use_stderr() { ExitCode::Usage } else { ExitCode::Complete };
             return match usage.print() {
-                Ok(()) => exit.code().into(),
-                Err(_) => ExitCode::Storage.code().into(),
+                Err(_) if !usage.use_stderr() => ExitCode::Storage.code().into(),
+                _ => exit.code().into(),
             };
         }
     };
-    match run(cli) {
-        Ok(exit) => exit.code().into(),
+    let exit = match run(cli) {
+        Ok(exit) => exit,
         // Whoever read the output, `head` for instance, has seen enough.
-        Err(error) if error.is_closed_output() => ExitCode::Complete.code().into(),
+        Err(error) if error.is_closed_output() => ExitCode::Complete,
         Err(error) => {
             error.print();
-            error.exit_code().code().into()
+            error.exit_code()
         }
-    }
+    };
+    notices::finish();
+    exit.code().into()
 }
 
 fn run(cli: Cli) -> Result<ExitCode, CliError> {

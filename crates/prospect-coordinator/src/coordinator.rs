@@ -103,6 +103,7 @@ impl Coordinator {
         let pace = Pace::new(&options);
         let started = SystemTime::now();
         let effective = EffectiveTime::new(&course, started, &history.read().steps);
+        let newest = options.resume.as_ref().map(|resume| resume.step);
         let machine = RunMachine::new(options);
         let facts = Facts {
             run_id: run_id.clone(),
@@ -116,6 +117,10 @@ impl Coordinator {
             serve(listener, control, StatusApi::new(snapshots, history.clone())).await?;
 
         let mirror = mirror::start(&config.checkpoint, &run_dir)?;
+        if let (Some(mirror), Some(step)) = (&mirror, newest) {
+            // The last coordinator may have ended before it was copied.
+            mirror.checkpoint_durable(step);
+        }
         let mut shell = Shell::new(Parts {
             machine,
             plans,
@@ -143,6 +148,13 @@ impl Coordinator {
     pub(crate) fn fill_metrics_disk(&mut self) {
         if let Prepared::Ready(ready) = &mut self.prepared {
             ready.files.steps.metrics.fill_disk();
+        }
+    }
+
+    /// Lets the values for TensorBoard meet a full disk.
+    pub(crate) fn fill_tensorboard_disk(&mut self) {
+        if let Prepared::Ready(ready) = &mut self.prepared {
+            ready.files.steps.tensorboard.fill_disk();
         }
     }
 

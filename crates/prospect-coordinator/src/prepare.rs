@@ -16,7 +16,9 @@ use crate::records::{Course, History, Journal, Past, ReferenceCache, STARTED, St
 use crate::run_dir::checkpoints::Retention;
 use crate::run_dir::manifest::{Digests, manifest, write_or_compare};
 use crate::run_dir::{FINAL, RunDir, publish};
-use crate::shell::{CHECKPOINT_REJECTED, Files, ROLLED_BACK, rejection, resume_point};
+use crate::shell::{
+    CHECKPOINT_REJECTED, CHECKPOINT_SAVED, Files, ROLLED_BACK, rejection, resume_point,
+};
 use crate::starting_point::StartingPoint;
 use crate::storage::write_whole;
 use crate::{CoordinatorError, StartNote};
@@ -122,6 +124,8 @@ pub(crate) fn prepare(
         committed: point.committed,
         evaluated: history.last_evaluation().map_or(Step(0), |evaluation| evaluation.step),
         adopt: point.adopt,
+        banished: point.banished,
+        last_processes: point.last_processes,
         generation: point.generation,
         attempt: point.attempt,
         attempt_generation: point.attempt_generation,
@@ -240,6 +244,10 @@ fn note_start(
             "attempt {attempt} goes back from step {from} to step {step}: the disk has lost the records of what lies between"
         );
         journal.record(ROLLED_BACK, step, &message, Some(Record::RolledBack { step, attempt }))?;
+    }
+    if let (Some(step), Some(record)) = (point.checkpoint, &point.unrecorded) {
+        let message = format!("found {} in its place", step.directory_name());
+        journal.record(CHECKPOINT_SAVED, step, &message, Some(record.clone()))?;
     }
     journal.sync()?;
     Ok(notes)

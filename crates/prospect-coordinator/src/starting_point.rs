@@ -1,8 +1,10 @@
 //! Where a run goes on: with the workers that the last coordinator left behind, or from a
 //! checkpoint. Which of the two the machine decides once it knows who is there.
 
-use prospect_core::{Generation, Step};
-use prospect_schedule::machine::{Adopt, Replay};
+use std::collections::{BTreeMap, BTreeSet};
+
+use prospect_core::{Generation, Incarnation, Step, WorkerId};
+use prospect_schedule::machine::{Adopt, Record, Replay};
 
 use crate::CoordinatorError;
 use crate::records::recorded_step;
@@ -21,8 +23,15 @@ pub(crate) struct StartingPoint {
     pub(crate) checkpoint: Option<Step>,
     /// Newer ones that cannot.
     pub(crate) rejected: Vec<Rejected>,
+    /// The record of that checkpoint, where the last coordinator moved it into its place and ended
+    /// before it had put it on record.
+    pub(crate) unrecorded: Option<Record>,
     /// The world whose workers may still be at work.
     pub(crate) adopt: Option<Adopt>,
+    /// Processes that cannot come back.
+    pub(crate) banished: BTreeMap<WorkerId, BTreeSet<Incarnation>>,
+    /// The last process of each name that had a place in a world.
+    pub(crate) last_processes: BTreeMap<WorkerId, Incarnation>,
     /// Generation of the machine's first world.
     pub(crate) generation: Generation,
     /// Number of the attempt.
@@ -38,8 +47,17 @@ impl StartingPoint {
     /// # Errors
     /// Damaged records, or checkpoints of which none is intact.
     pub(crate) fn find(dir: &RunDir, replay: Replay) -> Result<Self, CoordinatorError> {
-        let Replay { generation, committed: recorded, attempt, attempt_generation, adopt, .. } =
-            replay;
+        let Replay {
+            generation,
+            committed: recorded,
+            attempt,
+            attempt_generation,
+            adopt,
+            banished,
+            last_processes,
+            checkpoints: known,
+            ..
+        } = replay;
         let committed = recorded.min(recorded_step(dir)?);
         let adopt = adopt.filter(|_| committed == recorded);
         let (checkpoint, rejected) = if adopt.is_some() {
@@ -48,6 +66,9 @@ impl StartingPoint {
             let choice = checkpoints::choose(&dir.checkpoints(), committed)?;
             (choice.step, choice.rejected)
         };
+        let newest_known = known.last_key_value().map(|(step, _)| *step);
+        let unrecorded = checkpoint.filter(|_| checkpoint > newest_known);
+        let unrecorded = unrecorded.and_then(|step| record_of(dir, step));
         let generation = match &adopt {
             Some(adopt) => adopt.generation,
             None => Generation(generation.0 + 1),
@@ -61,7 +82,10 @@ impl StartingPoint {
             recorded,
             checkpoint,
             rejected,
+            unrecorded,
             adopt,
+            banished,
+            last_processes,
             generation,
             attempt,
             attempt_generation,
@@ -88,6 +112,14 @@ impl StartingPoint {
             step => format!("goes on after step {step} of {total_steps}"),
         }
     }
+}
+
+/// What is put on record of a checkpoint in its place.
+fn record_of(dir: &RunDir, step: Step) -> Option<Record> {
+    let place = dir.checkpoints().join(step.directory_name());
+    let manifest = Manifest::verify(&place, step, Depth::Sizes).ok()?;
+    let content_sha256 = manifest.content_sha256();
+    Some(Record::Checkpoint { step, manifest_sha256: manifest.sha256, content_sha256 })
 }
 
 /// The newest checkpoint up to `last` whose files have the right sizes.

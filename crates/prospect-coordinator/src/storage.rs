@@ -1,62 +1,51 @@
 //! Files that are whole or not there, and files of lines that only grow.
 
+mod growing;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::growing::GrowingFile;
 use crate::CoordinatorError;
 
 /// A file with one JSON object a line.
 #[derive(Debug)]
-pub(crate) struct JsonLines {
-    path: PathBuf,
-    file: File,
-    /// Bytes of the whole lines.
-    len: u64,
-}
+pub(crate) struct JsonLines(GrowingFile);
 
 impl JsonLines {
     /// Opens the file for appending; makes it where there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, CoordinatorError> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(CoordinatorError::storage("opening", path))?;
-        let len = file.metadata().map_err(CoordinatorError::storage("reading", path))?.len();
-        Ok(Self { path: path.to_owned(), file, len })
+        GrowingFile::open(path).map(Self)
     }
 
     /// The file.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
-    /// Adds a line. What could be written of a line that did not fit is taken off again, so
-    /// that a later one does not continue it.
+    /// See [`GrowingFile::hurry`].
+    pub(crate) fn hurry(&mut self) {
+        self.0.hurry();
+    }
+
+    /// Adds a line; see [`GrowingFile::append`].
     pub(crate) fn append(&mut self, value: &impl Serialize) -> Result<(), CoordinatorError> {
         let mut line = serde_json::to_vec(value).map_err(|error| CoordinatorError::Internal {
-            message: format!("a line of {:?} cannot be written: {error}", self.path),
+            message: format!("a line of {:?} cannot be written: {error}", self.path()),
         })?;
         line.push(b'\n');
-        if let Err(source) = self.file.write_all(&line) {
-            // Fails where nothing was written either, as on a device.
-            let _ = self.file.set_len(self.len);
-            return Err(CoordinatorError::storage("writing", &self.path)(source));
-        }
-        self.len += line.len() as u64;
-        Ok(())
+        self.0.append(&line)
     }
 
     /// Waits until all lines are on the disk.
     pub(crate) fn sync(&mut self) -> Result<(), CoordinatorError> {
-        self.file.sync_data().map_err(CoordinatorError::storage("syncing", &self.path))
+        self.0.sync()
     }
 }
 

@@ -6,9 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prospect_core::{Step, StepMetrics};
@@ -16,6 +15,7 @@ use prost::Message as _;
 
 use crate::CoordinatorError;
 use crate::crc32c::masked;
+use crate::storage::GrowingFile;
 
 /// A message of `tensorflow/core/util/event.proto`, as far as it is used here.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -60,10 +60,7 @@ const SESSION_START: i32 = 1;
 
 /// An event file that is being written.
 #[derive(Debug)]
-pub(crate) struct EventFile {
-    path: PathBuf,
-    file: File,
-}
+pub(crate) struct EventFile(GrowingFile);
 
 impl EventFile {
     /// Makes a new file for a run that begins, or goes on, after `step`. Readers forget what
@@ -82,23 +79,28 @@ impl EventFile {
         let name = |number: u32| {
             dir.join(format!("events.out.tfevents.{seconds:010}.prospect.{process}.{number}"))
         };
-        let (path, file) = (0..)
+        let file = (0..)
             .map(name)
-            .map(|path| (File::create_new(&path), path))
+            .map(|path| (GrowingFile::create_new(&path), path))
             .find_map(|(file, path)| match file {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
-                file => Some(
-                    file.map_err(CoordinatorError::storage("making", &path))
-                        .map(|file| (path, file)),
-                ),
+                file => Some(file.map_err(CoordinatorError::storage("making", &path))),
             })
             .expect("a number is free in any second")?;
-        let mut events = Self { path, file };
         let file_version = Some("brain.Event:2".to_owned());
-        events.write(&Event { file_version, ..Event::at(Step(0), now) })?;
+        let version = Event { file_version, ..Event::at(Step(0), now) };
         let session_log = Some(SessionLog { status: SESSION_START });
-        events.write(&Event { session_log, ..Event::at(step.next(), now) })?;
+        let start = Event { session_log, ..Event::at(step.next(), now) };
+        let mut events = Self(file);
+        for event in [version, start] {
+            events.write(&event).map_err(CoordinatorError::storage("writing", events.path()))?;
+        }
         Ok(events)
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// Adds the values of a step. Tags are those of transformers' callback:
@@ -111,7 +113,7 @@ impl EventFile {
         folder: &str,
         metrics: &StepMetrics,
         now: SystemTime,
-    ) -> Result<(), CoordinatorError> {
+    ) -> io::Result<()> {
         let value = metrics
             .values(&format!("{folder}/"))
             .into_iter()
@@ -120,9 +122,16 @@ impl EventFile {
         self.write(&Event { summary: Some(Summary { value }), ..Event::at(metrics.step, now) })
     }
 
-    fn write(&mut self, event: &Event) -> Result<(), CoordinatorError> {
-        let frame = frame(&event.encode_to_vec());
-        self.file.write_all(&frame).map_err(CoordinatorError::storage("writing", &self.path))
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        self.0.append_at_once(&frame(&event.encode_to_vec()))
+    }
+}
+
+#[cfg(test)]
+impl EventFile {
+    /// Writes values to where nothing fits any more.
+    pub(crate) fn fill_disk(&mut self) {
+        self.0 = GrowingFile::open(Path::new("/dev/full")).expect("it is there");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use prospect_core::{Generation, RefusalKind, WorkerId};
+use prospect_core::{RefusalKind, WorkerId};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -18,25 +18,11 @@ pub enum Refusal {
     /// The message means nothing.
     #[error("malformed message: {0}")]
     Malformed(#[from] MessageError),
-    /// The sender belongs to a world that no longer exists.
-    #[error("generation {found} is over, the world is at {current}; join again")]
-    StaleGeneration {
-        /// What the sender said.
-        found: Generation,
-        /// What is true.
-        current: Generation,
-    },
     /// A newer process has taken the worker's place.
     #[error(
         "worker {worker} was replaced by a newer process of the same name; this one has to end"
     )]
     StaleIncarnation {
-        /// The worker.
-        worker: WorkerId,
-    },
-    /// A session of a worker that has not joined.
-    #[error("worker {worker} has not joined this run; call Join first")]
-    UnknownWorker {
         /// The worker.
         worker: WorkerId,
     },
@@ -86,9 +72,7 @@ impl Refusal {
     fn table(&self) -> (Code, &'static str) {
         match self {
             Self::Malformed(_) => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
-            Self::StaleGeneration { .. } => (Code::Aborted, "STALE_GENERATION"),
             Self::StaleIncarnation { .. } => (Code::FailedPrecondition, "STALE_INCARNATION"),
-            Self::UnknownWorker { .. } => (Code::NotFound, "UNKNOWN_WORKER"),
             Self::JoinRefused { kind: RefusalKind::Lasting, .. } => {
                 (Code::FailedPrecondition, "JOIN_REFUSED")
             }

@@ -345,11 +345,11 @@ fn events_and_metric_points_survive_the_wire() {
 
 #[test]
 fn refusals_carry_a_code_and_a_reason_for_programs() {
-    let stale = Refusal::StaleGeneration { found: Generation(1), current: Generation(2) };
+    let stale = Refusal::StaleIncarnation { worker: WorkerId("w0".into()) };
     let status = Status::from(stale);
-    assert_eq!(status.code(), Code::Aborted);
-    assert_eq!(status.message(), "generation 1 is over, the world is at 2; join again");
-    assert_eq!(status.get_details_error_info().unwrap().reason, "STALE_GENERATION");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().starts_with("worker w0 was replaced by a newer process"));
+    assert_eq!(status.get_details_error_info().unwrap().reason, "STALE_INCARNATION");
 
     let malformed = Refusal::from(MessageError::missing("message"));
     let status = Status::from(malformed);

@@ -18,12 +18,6 @@ pub enum ExchangeError {
         /// Why, in the other side's words.
         reason: String,
     },
-    /// Nothing came in time.
-    #[error("no reference point came within {seconds} s; look for the rank that is missing")]
-    Timeout {
-        /// How long was waited.
-        seconds: f64,
-    },
 }
 
 /// Adds up sums over all parts of the global batch. `submit` is called once a step and rank, `wait` once after it;

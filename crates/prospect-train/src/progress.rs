@@ -25,7 +25,9 @@ impl Progress {
         StepPhase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
     }
 
-    /// Pieces of work done since the start: blocks, microbatches, segments, phases.
+    /// Pieces of work done since the start: blocks, microbatches, segments, phases, and tensors
+    /// and pieces of files that are saved, also by a [`Snapshot`](crate::Snapshot) that another
+    /// thread writes.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }

@@ -76,7 +76,8 @@ impl Trainer {
         self.begin(shard, self.done.next())?;
         failpoint("worker::scoring")?;
         let checks_drift = self.is_initial && self.reference_is_policy;
-        let drift = checks_drift.then(|| DriftCheck::new(shard.step, self.policy.kind()));
+        let drift =
+            checks_drift.then(|| DriftCheck::new(shard.step, self.policy.kind(), self.device));
         let mut tally = Tally::new(shard, drift);
         let references = self.reference_log_probs(shard, &mut tally)?;
         let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;

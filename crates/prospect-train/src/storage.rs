@@ -70,6 +70,12 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), TrainError> {
     fs::write(path, content).map_err(TrainError::storage("write", path))
 }
 
+/// Size of the files in `dir`, without those that are gone before they can be looked at.
+pub(crate) fn total_bytes(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+}
+
 /// Paths of all files below `dir`, relative to it, sorted, with `/` between their parts.
 pub(crate) fn list_files(dir: &Path) -> Result<Vec<String>, TrainError> {
     let mut files = Vec::new();

@@ -62,8 +62,6 @@ impl Trainer {
     /// vocabulary.
     pub fn new(config: &RunConfig, device: Device) -> Result<Self, TrainError> {
         failpoint("worker::load")?;
-        let progress = Arc::new(Progress::default());
-        progress.set_phase(StepPhase::Loading);
         if let Some(threads) = config.train.threads {
             set_threads(threads as usize);
         }
@@ -90,7 +88,6 @@ impl Trainer {
             // collective, whose time is bounded.
             reference.ensure_loaded()?;
         }
-        progress.set_phase(StepPhase::Idle);
         Ok(Self {
             config: config.clone(),
             device,
@@ -101,7 +98,7 @@ impl Trainer {
             reference_is_policy,
             parameters,
             objective,
-            progress,
+            progress: Arc::default(),
             done: Step(0),
             is_initial: true,
             pending: None,

@@ -6,7 +6,7 @@ mod logging;
 mod signals;
 mod termination;
 
-use std::io::{BufReader, BufWriter, stdin, stdout};
+use std::io::{BufReader, BufWriter, stderr, stdin, stdout};
 use std::process;
 
 use clap::Parser as _;
@@ -22,7 +22,7 @@ fn main() -> process::ExitCode {
     let exit = match carry_out(args.command) {
         Ok(exit) => exit,
         Err(failure) => {
-            eprintln!("error: {}", failure.message);
+            termination::say(stderr(), format!("error: {}", failure.message));
             termination::write(&failure.message);
             failure.exit
         }

@@ -1,10 +1,13 @@
 //! Signals that ask the worker to end.
 
 use std::future::pending;
+use std::io::stderr;
 
 use prospect_core::ExitCode;
 use signal_hook::low_level;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::termination;
 
 /// Yields the name of the first SIGTERM or SIGINT. A second one ends the
 /// process at once; checkpoints become visible by a rename, which is not this process's, so none
@@ -15,7 +18,7 @@ pub(crate) async fn shutdown() -> String {
     let name = either(&mut terminate, &mut interrupt).await;
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await;
-        eprintln!("error: a second {name}, ending at once");
+        termination::say(stderr(), format!("error: a second {name}, ending at once"));
         end(ExitCode::PeerLost.code());
     });
     name.to_owned()

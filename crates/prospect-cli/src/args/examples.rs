@@ -69,7 +69,12 @@ Examples:
   prospect verify runs/killed-often --against runs/undisturbed --json
 
 Only files are read; the run may still be going on. What differs first is printed, and the exit code
-is 65 where anything does.";
+is 65 where anything does, or where --against finds nothing to compare or a run that ended early.
+
+Steps that equal numbers of workers have done are compared bit for bit; with train.reduction =
+\"canonical\" all are. With \"fast\" losses are held to 1e-5 of each other for the 50 steps from the
+first one on that other numbers of workers have done; what they differ by later is told. Steps that
+were done again within a run must have the same rows and pairs; other bits are told.";
 
 pub const DATA_CHECK: &str = "\
 Examples:

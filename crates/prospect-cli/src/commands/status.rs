@@ -10,7 +10,7 @@ use crate::args::StatusArgs;
 use crate::client::{StatusClient, StatusStream};
 use crate::display::{Display, table};
 use crate::error::CliError;
-use crate::{output, status_json};
+use crate::{notices, output, status_json};
 
 /// How long a coordinator that is gone is looked for: about as long as workers do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ async fn watch(mut stream: StatusStream, as_json: bool, url: &str) -> Result<Exi
 /// The stream of a coordinator that was started again, or the error that the last one ended with.
 async fn find_again(lost: CliError, url: &str) -> Result<StatusStream, CliError> {
     let began = Instant::now();
-    eprintln!("{lost}; looking for it for {} s", PATIENCE.as_secs());
+    notices::say(&format!("{lost}; looking for it for {} s", PATIENCE.as_secs()));
     while began.elapsed() < PATIENCE {
         sleep(INTERVAL).await;
         if let Ok(client) = StatusClient::connect(url).await

@@ -16,7 +16,7 @@ use crate::args::TrainArgs;
 use crate::display::Display;
 use crate::error::CliError;
 use crate::signals::Signals;
-use crate::{logging, output};
+use crate::{logging, notices, output};
 
 use plan::Plan;
 use run::Run;
@@ -47,9 +47,9 @@ pub async fn run(args: TrainArgs) -> Result<ExitCode, CliError> {
             Ok(ExitCode::Complete)
         }
         Phase::Stopped => {
-            eprintln!("{}", outcome.message);
+            notices::say(&outcome.message);
             if let Some(words) = summary.recovery() {
-                eprintln!("{words}");
+                notices::say(words);
             }
             Ok(outcome.exit)
         }

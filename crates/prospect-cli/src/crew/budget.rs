@@ -12,7 +12,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// The longest wait.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// The restarts that a crew has left. One that is followed by ten committed steps is given back.
+/// The restarts that a crew has left. Those of a worker are given back once ten steps were committed
+/// while it took part in them.
 #[derive(Debug)]
 pub struct Budget {
     max: u32,
@@ -24,8 +25,10 @@ pub struct Budget {
 #[derive(Debug)]
 struct Spent {
     rank: u32,
-    /// Last step that was committed before it.
-    step: Step,
+    /// Last step that was committed when the worker died.
+    died: Step,
+    /// Last step that was committed when its place in the world was taken again.
+    back: Option<Step>,
 }
 
 impl Budget {
@@ -34,11 +37,19 @@ impl Budget {
         Self { max, step: Step(0), spent: Vec::new() }
     }
 
-    /// The run stands at `step`. Steps that are done again after a return to a checkpoint bring
-    /// nothing back before they pass the step at which the worker died.
-    pub fn stands_at(&mut self, step: Step) {
+    /// The run stands at `step`; `takes_part` tells which ranks have a place in the world. Steps
+    /// that are done again after a return to a checkpoint bring nothing back before they pass the
+    /// step at which the worker died.
+    pub fn stands_at(&mut self, step: Step, takes_part: impl Fn(u32) -> bool) {
         self.step = step;
-        self.spent.retain(|spent| step.0 < spent.step.0 + STEPS_OF_SUCCESS);
+        self.spent.retain_mut(|spent| {
+            if !takes_part(spent.rank) {
+                spent.back = None;
+                return true;
+            }
+            let back = *spent.back.get_or_insert(spent.died.max(step));
+            step.0 < back.0 + STEPS_OF_SUCCESS
+        });
     }
 
     /// Takes one restart for the worker of `rank`: how long to wait before it, or `None` when all
@@ -48,7 +59,12 @@ impl Budget {
             return None;
         }
         let before = self.spent.iter().filter(|spent| spent.rank == rank).count();
-        self.spent.push(Spent { rank, step: self.step });
+        // Steps count for the process that follows only.
+        self.spent
+            .iter_mut()
+            .filter(|spent| spent.rank == rank)
+            .for_each(|spent| spent.back = None);
+        self.spent.push(Spent { rank, died: self.step, back: None });
         // Five doublings reach the longest wait.
         Some((FIRST_DELAY * (1 << before.min(5))).min(LONGEST_DELAY))
     }

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use prospect_core::Step;
+use prospect_core::{Step, WorkerState};
+use prospect_proto::RunStatus;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
@@ -95,23 +96,24 @@ impl Crew {
     /// Waits until something happens, and sees to it that the dead are replaced. What was not
     /// waited for to the end is told by the next call. To be called from the main thread, whose
     /// end is the workers' end.
-    ///
-    /// # Errors
-    /// A worker that cannot be started, with no restart left.
-    pub async fn next(&mut self) -> Result<News, CliError> {
+    pub async fn next(&mut self) -> News {
         loop {
             self.look();
-            self.replace()?;
+            self.replace();
             if let Some(news) = self.news.pop_front() {
-                return Ok(news);
+                return news;
             }
             sleep(LOOK_EVERY).await;
         }
     }
 
-    /// The run stands at `step`: restarts that were a success are given back.
-    pub fn stands_at(&mut self, step: Step) {
-        self.budget.stands_at(step);
+    /// The run stands so: restarts that were a success are given back.
+    pub fn stands_at(&mut self, status: &RunStatus) {
+        let members = &self.members;
+        self.budget.stands_at(status.step, |rank| {
+            let mut running = members.iter().filter(|member| member.is_running());
+            running.any(|member| member.rank == rank && takes_part(status, &member.name))
+        });
     }
 
     /// From here on nobody is replaced: the run ends.
@@ -216,7 +218,7 @@ impl Crew {
     }
 
     /// Starts those whose time has come.
-    fn replace(&mut self) -> Result<(), CliError> {
+    fn replace(&mut self) {
         let now = Instant::now();
         for member in &mut self.members {
             match member.start_if_due(&self.options, now) {
@@ -226,14 +228,28 @@ impl Crew {
                     self.news.push_back(News::Restarted(ended));
                 }
                 // The machine may be short of something that is there again in a while.
-                Some((ended, Err(error))) => {
-                    let delay = self.budget.spend(member.rank).ok_or(error)?;
-                    member.start_at(now + delay, ended);
-                }
+                Some((ended, Err(error))) => match self.budget.spend(member.rank) {
+                    Some(delay) => {
+                        tracing::warn!("{error}; {} is started again later", ended.name);
+                        member.start_at(now + delay, ended);
+                    }
+                    None => {
+                        let message = format!("{}; then {error}", ended.message);
+                        let ended = Ended { message, ..ended };
+                        self.given_up.push(GivenUp { ended: ended.clone(), is_used_up: true });
+                        self.news.push_back(News::GivenUp(ended));
+                    }
+                },
             }
         }
-        Ok(())
     }
+}
+
+/// Whether the worker of this name has a place in the world.
+fn takes_part(status: &RunStatus, name: &str) -> bool {
+    // While a world forms no step is committed.
+    let states = [WorkerState::Ready, WorkerState::Forming, WorkerState::Away];
+    status.workers.iter().any(|worker| worker.worker.0 == name && states.contains(&worker.state))
 }
 
 impl CrewOptions {

@@ -14,6 +14,7 @@ use std::io::{IsTerminal, stderr};
 
 use prospect_proto::RunStatus;
 
+use crate::notices;
 use bars::Bars;
 use lines::Lines;
 pub use words::{bytes, duration, health_words};
@@ -36,7 +37,7 @@ impl Display {
     pub fn update(&mut self, status: &RunStatus) {
         match self {
             Self::Bars(bars) => bars.update(status),
-            Self::Lines(lines) => lines.update(status).iter().for_each(|line| eprintln!("{line}")),
+            Self::Lines(lines) => lines.update(status).iter().for_each(|line| notices::say(line)),
         }
     }
 
@@ -52,7 +53,7 @@ impl Display {
     pub fn say(&self, message: &str) {
         match self {
             Self::Bars(bars) => bars.say(message),
-            Self::Lines(_) => eprintln!("{message}"),
+            Self::Lines(_) => notices::say(message),
         }
     }
 
@@ -62,10 +63,11 @@ impl Display {
         self.say(&format!("{word} {message}"));
     }
 
-    /// Leaves the terminal as it was.
+    /// Leaves the terminal as it was, with all that was said.
     pub fn finish(self) {
-        if let Self::Bars(bars) = self {
-            bars.finish();
+        match self {
+            Self::Bars(bars) => bars.finish(),
+            Self::Lines(_) => notices::finish(),
         }
     }
 }

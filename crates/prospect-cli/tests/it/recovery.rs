@@ -2,15 +2,16 @@
 //! command: nothing is lost, nothing is done twice, nobody is left behind.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Called, Running, prospect, scratch, wait_for};
+use crate::harness::{Called, Running, prospect, scratch, stuck, wait_for};
 use crate::model::trainable;
 
 /// Steps of a run: more than are done before a signal arrives.
@@ -30,10 +31,14 @@ impl World {
         Self { dir, config, run_dir }
     }
 
-    fn train(&self, more: &[&str]) -> Running {
+    fn command(&self, more: &[&str]) -> Command {
         let mut command = prospect(&["train", &self.config, "--workers", "2", "--device", "cpu"]);
         command.arg("--run-dir").arg(&self.run_dir).args(more);
-        Running::start(with_real_worker(&mut command))
+        command
+    }
+
+    fn train(&self, more: &[&str]) -> Running {
+        Running::start(with_real_worker(&mut self.command(more)))
     }
 
     /// The steps on record, in their order.
@@ -116,6 +121,18 @@ fn a_run_goes_on_with_fewer_where_that_is_allowed() {
     let called = run.end();
     world.check_complete(&called, &["worker-1 ended with signal 9", "goes on without it"]);
     called.printed(&["1 loss"]);
+}
+
+#[test]
+fn a_reader_that_is_stuck_does_not_hold_a_run_up() {
+    let world = World::new();
+    let (said, _reader) = stuck();
+    let mut command = world.command(&[]);
+    command.stderr(OwnedFd::from(said)).stdout(Stdio::null());
+    let mut child = with_real_worker(&mut command).spawn().unwrap();
+    let status = wait_for("the end", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(world.steps(), (1..=STEPS).collect::<Vec<_>>());
 }
 
 #[test]

@@ -3,13 +3,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::harness::{call, config, fake_worker, prospect, scratch, wait_for};
+use crate::harness::{call, config, fake_worker, prospect, scratch, stuck, wait_for};
 
 /// Lists a CPU; as a worker it says who it is and stays.
 const STAYS: &str = r#"
@@ -32,6 +34,13 @@ case "$1" in
   run) echo 'here it is'; kill -9 $$ ;;
 esac"#;
 
+/// As a worker it is killed when a directory is where its log was.
+const SPOILS: &str = r#"
+case "$1" in
+  devices) echo '[{"name":"cpu","cores":2}]' ;;
+  run) log=$(readlink /proc/$$/fd/1); rm "$log"; mkdir "$log"; kill -9 $$ ;;
+esac"#;
+
 /// As a worker it says that it was asked to end.
 const LEAVES: &str = r#"
 case "$1" in
@@ -47,6 +56,22 @@ fn a_coordinator_that_is_not_there_is_said_at_once() {
         call(prospect(&["status", &url]).args(more))
             .check(76, &["no coordinator answers at", &url, "refused", "hint:"]);
     }
+}
+
+#[test]
+fn the_exit_code_survives_a_reader_of_standard_error_that_is_gone_or_stuck() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (said, reader) = stuck();
+    let end = |said: &UnixStream| {
+        let said = OwnedFd::from(said.try_clone().unwrap());
+        let mut command = prospect(&["status", &format!("http://{free}")]);
+        let mut child = command.stderr(said).spawn().unwrap();
+        let status = wait_for("the end", || child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(76), "{status}");
+    };
+    end(&said);
+    drop(reader);
+    end(&said);
 }
 
 #[test]
@@ -110,6 +135,17 @@ fn restarts_that_are_used_up_end_the_run_with_the_cause() {
     let log = std::fs::read_to_string(run_dir.join("logs/worker-0.log")).unwrap();
     let again = "--- worker-0 ended with signal 9 and is started again ---\n";
     assert_eq!(log, ["here it is\n"; 3].join(again));
+}
+
+#[test]
+fn a_restart_that_cannot_be_made_leaves_the_place_empty() {
+    let dir = scratch();
+    let config = config(dir.path(), "run.toml");
+    let worker = fake_worker(dir.path(), SPOILS);
+    let mut command = prospect(&["train", &config, "--max-restarts", "1", "--run-dir"]);
+    command.arg(dir.path().join("run")).env("PROSPECT_WORKER", worker);
+    let cause = "error: the 1 restarts are used up: worker-0 ended with signal 9: it was killed";
+    call(&mut command).check(93, &[cause, "worker-0.log cannot be written"]);
 }
 
 #[test]

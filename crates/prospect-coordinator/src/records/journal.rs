@@ -138,6 +138,11 @@ impl Journal {
     pub(crate) fn sync(&mut self) -> Result<(), CoordinatorError> {
         self.lines.sync()
     }
+
+    /// Waits for no room from here on.
+    pub(crate) fn hurry(&mut self) {
+        self.lines.hurry();
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +150,7 @@ impl Journal {
     /// Writes events to where nothing fits any more.
     pub(crate) fn fill_disk(&mut self) {
         self.lines = JsonLines::open(Path::new("/dev/full")).expect("it is there");
+        self.lines.hurry();
     }
 }
 

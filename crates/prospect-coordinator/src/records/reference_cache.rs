@@ -4,15 +4,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use prospect_core::{ReferenceValue, RowId, Step};
 
 use crate::CoordinatorError;
 use crate::crc32c::crc32c;
-use crate::storage::write_whole;
+use crate::storage::{GrowingFile, write_whole};
 
 /// First bytes of the file; the last one is the version.
 const MAGIC: &[u8; 8] = b"PROSREF1";
@@ -31,8 +30,7 @@ pub(crate) enum Domain {
 /// All known values.
 #[derive(Debug)]
 pub(crate) struct ReferenceCache {
-    path: PathBuf,
-    file: File,
+    file: GrowingFile,
     values: HashMap<(Domain, RowId, RowId), Known>,
 }
 
@@ -58,11 +56,7 @@ impl ReferenceCache {
             }
         }
         write_whole(path, &bytes)?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(path)
-            .map_err(CoordinatorError::storage("opening", path))?;
-        Ok(Self { path: path.to_owned(), file, values })
+        Ok(Self { file: GrowingFile::open(path)?, values })
     }
 
     /// Adds what was computed in a step. A value that is known stays as it is.
@@ -81,7 +75,7 @@ impl ReferenceCache {
                 bytes.extend(encode(domain, value, step));
             }
         }
-        self.file.write_all(&bytes).map_err(CoordinatorError::storage("writing", &self.path))
+        self.file.append(&bytes)
     }
 
     /// Waits until all values are on the disk.
@@ -89,7 +83,7 @@ impl ReferenceCache {
     /// # Errors
     /// A disk that fails.
     pub(crate) fn sync(&mut self) -> Result<(), CoordinatorError> {
-        self.file.sync_data().map_err(CoordinatorError::storage("syncing", &self.path))
+        self.file.sync()
     }
 
     /// A value, if it was first computed in `latest` or before. What a plan

@@ -139,6 +139,8 @@ fn allowed_by(key: &str) -> Option<&'static str> {
         WORKERS => Some(
             "coordinator.min_workers below coordinator.max_workers, or train.reduction = \"canonical\" from the start, allows it",
         ),
+        // `prospect train` shares the machine's cores among its workers where it is not set.
+        "train.threads" => Some("train.threads set to the recorded value goes on"),
         "train.steps of a decaying learning rate" => {
             Some("train.lr_schedule = \"constant\" from the start allows it")
         }

@@ -26,6 +26,7 @@ use super::checkpoints::{Depth, MANIFEST, Manifest};
 const CHECKPOINTS: &str = "checkpoints";
 /// The file of a model directory that is written last.
 const MODEL_CONFIG: &str = "config.json";
+
 /// A checkpoint in its place, durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
@@ -116,7 +117,8 @@ pub(crate) fn publish_checkpoint(
 
 /// Moves a staged model directory to `final`, whatever is there, and gives its place relative to
 /// the run directory. If it is not there but `final` is, an earlier coordinator has moved it.
-/// What is finished and not moved is removed.
+/// What is finished and not moved stays, for a worker that is told to finish again only says again
+/// where it lies.
 ///
 /// # Errors
 /// As [`publish_checkpoint`].
@@ -132,7 +134,7 @@ pub(crate) fn publish_final(run_dir: &Path, staged: &str) -> Result<String, Publ
         let problem = format!("it is not a directory with a {MODEL_CONFIG}");
         return Err(PublishError::Unfit { path: from, problem });
     }
-    move_into_place(run_dir, &from, &place).inspect_err(|_| discard(&from))?;
+    move_into_place(run_dir, &from, &place)?;
     Ok(FINAL.to_owned())
 }
 

@@ -1,7 +1,7 @@
 //! Carrying out what the machine says.
 
 use prospect_core::{Rank, RefusalKind, Step, WorkerId, failpoint};
-use prospect_proto::CoordinatorMessage as Message;
+use prospect_proto::{CoordinatorMessage as Message, Refusal};
 use prospect_schedule::machine::{Action, Event, Phase, Record};
 
 use super::jobs::Job;
@@ -16,12 +16,12 @@ impl Shell {
         match action {
             Action::RefuseJoin { worker, incarnation, kind, reason } => {
                 self.note("join_refused", Step(0), &format!("worker {worker}: {reason}"))?;
-                let refusal = convert::refusal(&worker, kind, reason);
+                let refusal = self.refusal(&worker, kind, reason);
                 self.inner.refused.push((worker, incarnation, refusal));
             }
             Action::RefuseSession { worker, incarnation, kind, reason } => {
                 self.note("session_refused", Step(0), &format!("worker {worker}: {reason}"))?;
-                let refusal = convert::refusal(&worker, kind, reason);
+                let refusal = self.refusal(&worker, kind, reason);
                 self.inner.sessions.refuse(&worker, &incarnation, refusal.clone());
                 self.inner.refused.push((worker, incarnation, refusal));
             }
@@ -31,8 +31,7 @@ impl Shell {
                     self.pass("coordinator::regroup")?;
                     let record = Record::Regroup { generation, committed };
                     let message = format!("generation {generation}: {reason}");
-                    self.put_on_record("regroup", committed, &message, record)?;
-                    self.files.journal.sync()?;
+                    self.put_on_disk("regroup", committed, &message, record)?;
                 }
                 self.world.generation = generation;
                 self.send_to(to, &Message::Regroup { committed, reason });
@@ -42,8 +41,7 @@ impl Shell {
                 let message = format!("generation {generation} of {world_size} begins");
                 let record =
                     Record::Generation { generation, world_size, committed, restore, members };
-                self.put_on_record("generation", committed, &message, record)?;
-                self.files.journal.sync()?;
+                self.put_on_disk("generation", committed, &message, record)?;
                 self.world = World { generation, size: world_size };
                 self.plans.begin_world(world_size, committed.next());
             }
@@ -123,14 +121,20 @@ impl Shell {
         if !phase.is_terminal() {
             return self.note(kind, step, &message);
         }
-        self.files.steps.sync()?;
-        self.put_on_record(kind, step, &message, Record::Ended { phase })?;
-        self.files.journal.sync()?;
+        self.put_on_disk(kind, step, &message, Record::Ended { phase })?;
         if phase != Phase::Failed {
             // All that was to be published is.
             self.inner.jobs.push(Job::RemoveStaged { present: Vec::new() });
         }
         Ok(())
+    }
+
+    /// The machine's refusal of a worker. After the end no join is worth another attempt.
+    fn refusal(&self, worker: &WorkerId, kind: RefusalKind, reason: String) -> Refusal {
+        if kind == RefusalKind::ForNow && self.machine.phase().is_terminal() {
+            return Refusal::RunEnded { reason: self.machine.reason().to_owned() };
+        }
+        convert::refusal(worker, kind, reason)
     }
 
     /// Sends to one worker, or to all of the world.

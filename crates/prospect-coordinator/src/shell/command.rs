@@ -95,6 +95,7 @@ impl Shell {
                     self.inner.sessions.insert(worker, incarnation, session, outbound);
                 }
                 let (name, process) = (worker.clone(), incarnation.clone());
+                self.inner.refused.clear();
                 self.handle(Event::SessionOpened { worker, incarnation, generation, weights })
                     .await?;
                 self.answer(&name, &process, reply);
@@ -119,6 +120,7 @@ impl Shell {
             incarnation: incarnation.clone(),
             preferred_rank,
         };
+        self.inner.refused.clear();
         self.handle(event).await?;
         if self.answer(&worker, &incarnation, reply) {
             // A process that joins again has loaded its model already.

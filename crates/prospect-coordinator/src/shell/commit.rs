@@ -28,7 +28,7 @@ impl Shell {
         if let Some(cache) = &mut self.files.steps.cache {
             cache.add(Domain::Train, &commit.reference_values, step)?;
         }
-        self.files.steps.tensorboard.record("train", &metrics, SystemTime::now())?;
+        self.plot("train", &metrics)?;
         tracing::debug!(%step, loss = metrics.loss, kl = metrics.kl, "step");
         self.files.steps.metrics.record_step(metrics)?;
         self.files.journal.record(STEP, step, "", Some(Record::Step(entry)))?;
@@ -36,16 +36,16 @@ impl Shell {
     }
 
     fn ledger_entry(&mut self, commit: &Commit, metrics: &StepMetrics) -> LedgerEntry {
-        let step = commit.step;
+        let Commit { step, generation, attempt, world_size, .. } = *commit;
         let later = self.inner.batches.split_off(&step.next());
         let planned = std::mem::replace(&mut self.inner.batches, later).remove(&step);
         let batch = planned.unwrap_or_else(|| self.plans.planner().batch(step));
         LedgerEntry {
             step,
             epoch: metrics.epoch,
-            attempt: self.machine.attempt(),
-            generation: self.world.generation,
-            world_size: metrics.world_size,
+            attempt,
+            generation,
+            world_size,
             rows: batch.rows.iter().map(|row| row.0).collect(),
             pairs_sha256: batch.pairs_sha256,
             loss: bits(metrics.loss),
@@ -65,16 +65,27 @@ impl Shell {
         if let Some(cache) = &mut self.files.steps.cache {
             cache.add(Domain::Eval, &commit.reference_values, commit.step)?;
         }
-        self.files.steps.tensorboard.record("eval", &metrics, SystemTime::now())?;
+        self.plot("eval", &metrics)?;
         self.files.steps.metrics.record_evaluation(&metrics)?;
         let StepMetrics { loss, rewards_accuracies, .. } = metrics;
         let message = format!("evaluated: loss {loss:.4}, accuracy {rewards_accuracies:.3}");
         self.note("evaluated", commit.step, &message)
     }
 
+    /// Adds values to TensorBoard's file. A run does not fail for the want of them.
+    fn plot(&mut self, folder: &str, metrics: &StepMetrics) -> Result<(), CoordinatorError> {
+        let events = &mut self.files.steps.tensorboard;
+        let Err(error) = events.record(folder, metrics, SystemTime::now()) else { return Ok(()) };
+        if std::mem::replace(&mut self.inner.noted_lack_of_plots, true) {
+            return Ok(());
+        }
+        let message = format!("{:?} lacks values: {error}; the run goes on", events.path());
+        self.note("tensorboard_failed", metrics.step, &message)
+    }
+
     /// Divides the sums once.
     fn metrics(&self, commit: &Commit) -> StepMetrics {
-        let Commit { step, sums, point, phase_seconds, peak_memory_bytes, .. } = commit;
+        let Commit { step, world_size, sums, point, phase_seconds, peak_memory_bytes, .. } = commit;
         let seconds = phase_seconds.total;
         let rate = |amount: f64| (seconds > 0.0).then(|| amount / seconds);
         let num_tokens = (sums.num_tokens + sums.num_mismatched_tokens) as f64;
@@ -85,7 +96,7 @@ impl Shell {
             mfu: self.peak_rate().and_then(|peak| rate(sums.flops / peak)),
             step_seconds: Some(seconds).filter(|seconds| *seconds > 0.0),
             peak_memory_bytes: Some(*peak_memory_bytes).filter(|bytes| *bytes > 0),
-            world_size: self.world.size,
+            world_size: *world_size,
             ..StepMetrics::from_sums(*step, sums, point)
         }
     }

@@ -27,7 +27,8 @@ impl Shell {
         let reason = format!("the coordinator cannot go on: {error}");
         tracing::error!("{reason}");
         self.send_all(&Message::Abort { reason: reason.clone(), kind });
-        // The journal may be what failed.
+        // The journal may be what failed. Room for it was waited for.
+        self.files.journal.hurry();
         let step = self.machine.committed_step();
         let ended = Record::Ended { phase: Phase::Failed };
         let _ = self.put_on_record("coordinator_failed", step, &reason, ended);

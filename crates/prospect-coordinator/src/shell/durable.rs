@@ -11,6 +11,9 @@ use crate::records::{History, StepRecords};
 use crate::run_dir::checkpoints::Rejected;
 use crate::run_dir::publish::Published;
 
+/// Kind of the event of a checkpoint that is durable.
+pub(crate) const CHECKPOINT_SAVED: &str = "checkpoint_saved";
+
 /// Kind of the event of a checkpoint that cannot be used.
 pub(crate) const CHECKPOINT_REJECTED: &str = "checkpoint_rejected";
 
@@ -84,7 +87,7 @@ impl Shell {
             manifest_sha256: manifest_sha256.clone(),
             content_sha256: self.inner.contents.remove(&step).unwrap_or_default(),
         };
-        self.put_on_record("checkpoint_saved", step, &format!("saved {path}"), record)?;
+        self.put_on_record(CHECKPOINT_SAVED, step, &format!("saved {path}"), record)?;
         self.files.journal.sync()?;
         self.send_all(&Message::CheckpointDurable { step });
         if let Some(mirror) = &self.inner.mirror {

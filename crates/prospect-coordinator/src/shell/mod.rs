@@ -38,7 +38,9 @@ use jobs::Jobs;
 use sessions::Sessions;
 
 pub(crate) use command::{Command, JoinRequest};
-pub(crate) use durable::{CHECKPOINT_REJECTED, ROLLED_BACK, rejection, resume_point};
+pub(crate) use durable::{
+    CHECKPOINT_REJECTED, CHECKPOINT_SAVED, ROLLED_BACK, rejection, resume_point,
+};
 
 /// Commands that may wait for the event loop.
 pub(crate) const COMMAND_CAPACITY: usize = 1024;
@@ -102,7 +104,7 @@ struct Inner {
     jobs: Jobs,
     mirror: Option<MirrorHandle>,
     pending: VecDeque<Event>,
-    /// Joins and sessions that the machine has refused, until they are answered.
+    /// Joins and sessions that the machine has refused since the last one that was asked for.
     refused: Vec<(WorkerId, Incarnation, Refusal)>,
     /// What the steps that are not committed yet are made of.
     batches: BTreeMap<Step, Batch>,
@@ -110,6 +112,8 @@ struct Inner {
     contents: HashMap<Step, String>,
     published: Option<Published>,
     warned_of_unpaired_rows: bool,
+    /// Whether it is on record that TensorBoard's files lack values.
+    noted_lack_of_plots: bool,
     /// Why the coordinator itself cannot go on, if so.
     failure: Option<String>,
 }
@@ -149,6 +153,7 @@ impl Shell {
             contents: HashMap::new(),
             published: None,
             warned_of_unpaired_rows: false,
+            noted_lack_of_plots: false,
             failure: None,
         };
         let world = World { generation: machine.generation(), size: machine.world_size() };
@@ -253,6 +258,8 @@ impl Shell {
         let step = self.machine.committed_step();
         let phase = self.machine.phase();
         let Inner { clock, workers, pace, failure, .. } = &mut self.inner;
+        // Of workers that the machine has forgotten nothing is shown.
+        workers.retain(|worker, _| self.machine.member(worker).is_some());
         let facts_of = |worker: &WorkerId| workers.get(worker).cloned().unwrap_or_default();
         let now = clock.now();
         let eta = pace.eta(now, step, phase == Phase::Evaluating);
@@ -284,6 +291,20 @@ impl Shell {
     ) -> Result<(), CoordinatorError> {
         tracing::info!(kind, %step, "{message}");
         self.files.journal.record(kind, step, message, Some(record))
+    }
+
+    /// Puts such an event on record and waits until the disk has it, and what steps have left
+    /// before it.
+    fn put_on_disk(
+        &mut self,
+        kind: &str,
+        step: Step,
+        message: &str,
+        record: Record,
+    ) -> Result<(), CoordinatorError> {
+        self.files.steps.sync()?;
+        self.put_on_record(kind, step, message, record)?;
+        self.files.journal.sync()
     }
 }
 

@@ -44,6 +44,7 @@ fn what_cannot_be_written_is_a_storage_error() {
     let error = JsonLines::open(Path::new("/proc/nowhere/lines.jsonl")).unwrap_err();
     assert_eq!(error.exit_code(), prospect_core::ExitCode::Storage);
     let mut full = JsonLines::open(Path::new("/dev/full")).unwrap();
+    full.hurry();
     let message = full.append(&1).unwrap_err().to_string();
     assert!(message.contains("make room"), "{message}");
 }

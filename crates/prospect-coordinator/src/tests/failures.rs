@@ -80,7 +80,9 @@ async fn a_worker_with_another_model_ends_the_run() {
     assert_eq!((outcome.phase, outcome.exit), (Phase::Failed, ExitCode::Usage));
     assert!(outcome.message.contains("another model"), "{}", outcome.message);
     for seen in finished.workers {
-        assert!(seen.aborted.is_some_and(|(_, kind)| kind == FailureKind::Configuration));
+        // One that came too late to be told was refused.
+        let (aborted, refused) = (seen.aborted, seen.refused);
+        assert!(aborted.map_or(refused.is_some(), |told| told.1 == FailureKind::Configuration));
     }
 }
 
@@ -193,6 +195,17 @@ async fn a_journal_that_cannot_be_written_ends_the_run_without_damage() {
     let lines = world.lines("run", "journal.jsonl");
     let numbers: Vec<u64> = lines.iter().map(|line| line["sequence"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=lines.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_goes_on_without_values_for_tensorboard() {
+    let world = World::new();
+    let mut coordinator = Coordinator::bind(world.options("run")).await.unwrap();
+    coordinator.fill_tensorboard_disk();
+    let scripts = [Script::default(), Script::default()];
+    let finished = Started::new(coordinator, &scripts, Box::pin(pending())).finish().await;
+    assert_eq!(finished.outcome.phase, Phase::Complete, "{:?}", finished.outcome);
+    assert_eq!(world.messages("run", "tensorboard_failed").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use prospect_core::{Restore, Step};
-use prospect_proto::Phase;
+use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
+use prospect_proto::{Phase, v1};
+use tonic::Code;
 
 use super::runs::text;
 use super::script::Script;
@@ -60,6 +62,37 @@ async fn a_coordinator_and_a_worker_can_be_lost_at_once() {
     assert_eq!(finished.workers[1].restores.last().unwrap().1, Restore::Peer { rank });
     assert_eq!(text(&world, "run"), text(&world, "whole"));
     assert!(world.ledger("run").iter().all(|(_, attempt, ..)| *attempt == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_replaced_stays_out_after_a_restart() {
+    let world = World::new();
+    let slow = two().map(|script| Script { step_time: Duration::from_millis(80), ..script });
+    let mut started = world.start("run", &slow, Box::pin(pending())).await;
+    world.until_step("run", 2).await;
+    started.workers.remove(1).abort();
+    let [_, newcomer] = slow;
+    started.add(1, newcomer);
+    while world.messages("run", "formed").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    started.restart(world.options("run")).await;
+
+    let lines = world.lines("run", "journal.jsonl");
+    let first = lines.iter().find(|line| line["kind"] == "generation").unwrap();
+    let members = first["data"]["members"].as_array().unwrap();
+    let replaced = members.iter().find(|member| member[0] == "worker-1").unwrap();
+    let request = v1::JoinRequest {
+        worker_id: "worker-1".into(),
+        incarnation: replaced[1].as_str().unwrap().into(),
+        ..v1::JoinRequest::default()
+    };
+    let mut client = CoordinatorServiceClient::connect(started.url.clone()).await.unwrap();
+    let refused = client.join(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let finished = started.finish().await;
+    assert_eq!(finished.outcome.phase, Phase::Complete, "{:?}", finished.outcome);
+    assert!(finished.workers.iter().all(|seen| seen.regroups.len() <= 1), "nobody was replaced");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,6 +165,9 @@ async fn a_run_whose_disk_is_lost_goes_on_from_its_mirror() {
     let path = "checkpoints/step-000003".to_owned();
     assert_eq!(finished.workers[0].restores[0].1, Restore::Checkpoint { path });
     assert!(world.messages("run", "mirror_used")[0].contains("step-000003"));
+    // What the last coordinator may not have copied any more is handed over again.
+    let mirrored = world.messages("run", "checkpoint_mirrored");
+    assert!(mirrored.iter().any(|message| message.contains("is in file")), "{mirrored:?}");
     assert_eq!(text(&world, "run"), text(&world, "whole"));
 }
 
@@ -181,6 +217,7 @@ async fn a_crash_between_any_two_lines_leaves_a_record_without_gaps() {
             let (_, past) = Journal::open(&dir.join("journal.jsonl"), History::default()).unwrap();
             let committed = past.replay.committed;
             assert_eq!(world.metrics("cut").len() as u64, committed.0);
+            assert_eq!(past.replay.checkpoints.contains_key(&Step(3)), committed >= Step(3));
             let evaluations = world.lines("cut", "eval_metrics.jsonl");
             assert!(evaluations.iter().all(|line| line["step"].as_u64().unwrap() <= committed.0));
             committed_of_cuts.insert(committed);

@@ -5,8 +5,12 @@ use std::time::Duration;
 use prospect_core::{ExitCode, Generation, Incarnation, Step, StepPhase, WorkerId};
 use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use prospect_proto::v1::status_service_client::StatusServiceClient;
-use prospect_proto::{FromWorker, Phase, RunStatus, WorkerMessage, v1};
+use prospect_proto::{
+    CoordinatorMessage, FromWorker, Phase, Refusal, RunStatus, ToWorker, WorkerMessage, v1,
+};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -220,6 +224,58 @@ async fn a_worker_that_comes_while_the_run_ends_may_try_again() {
     assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
     assert!(refused.message().contains("the run is being stopped"), "{refused:?}");
     assert_eq!(started.run.await.unwrap().unwrap().phase, Phase::Stopped);
+}
+
+/// Joins as a worker and opens a session, which lasts as long as its sender.
+async fn open_session(
+    client: &mut CoordinatorServiceClient<tonic::transport::Channel>,
+    request: v1::JoinRequest,
+) -> (mpsc::Sender<v1::SessionRequest>, tonic::Streaming<v1::SessionResponse>) {
+    let from = FromWorker {
+        worker: WorkerId(request.worker_id.clone()),
+        incarnation: Incarnation(request.incarnation.clone()),
+        generation: Generation(1),
+        message: WorkerMessage::Hello { weights: None },
+    };
+    client.join(request).await.unwrap();
+    let (sender, queue) = mpsc::channel(1);
+    sender.send(from.into()).await.unwrap();
+    (sender, client.session(ReceiverStream::new(queue)).await.unwrap().into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_comes_after_the_end_is_told_of_it() {
+    let world = World::new();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = Box::pin(async move { drop(stopped.await) });
+    let started = world.start("run", &[], shutdown).await;
+    let mut client = CoordinatorServiceClient::connect(started.url.clone()).await.unwrap();
+    let request = v1::JoinRequest {
+        worker_id: "w0".into(),
+        incarnation: "a".into(),
+        ..v1::JoinRequest::default()
+    };
+    let (sender, mut session) = open_session(&mut client, request.clone()).await;
+    let mut readers = StatusServiceClient::connect(started.url.clone()).await.unwrap();
+    let mut seen = readers.watch_status(v1::WatchStatusRequest {}).await.unwrap().into_inner();
+    let mut is_heard = false;
+    while !is_heard {
+        let status = seen.message().await.unwrap().unwrap().status.unwrap();
+        // Only a worker whose session stands does anything.
+        is_heard = status.workers.iter().any(|worker| !worker.activity.is_empty());
+    }
+    stop.send(()).unwrap();
+    // The run has ended, and waits for this session's end.
+    while session.message().await.is_ok_and(|message| message.is_some_and(is_no_close)) {}
+    let refused = client.join(request).await.unwrap_err();
+    let expected = Refusal::RunEnded { reason: String::new() }.to_string();
+    assert!(refused.message().starts_with(&expected), "{refused:?}");
+    drop((sender, session, client, seen, readers));
+    assert_eq!(started.run.await.unwrap().unwrap().phase, Phase::Stopped);
+}
+
+fn is_no_close(response: v1::SessionResponse) -> bool {
+    !matches!(ToWorker::try_from(response).unwrap().message, CoordinatorMessage::Close)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,23 +2,17 @@
 //! happens to it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use prospect_core::RunConfig;
-use prospect_integration::fixture::{self, NUM_EVAL_ROWS, NUM_ROWS};
-use prospect_integration::process::{prospect_program, target_dir, worker_program};
 
 use crate::network::Network;
 use crate::running::Running;
+use crate::shared::{shared_inputs, write_inputs};
 
 /// Steps of an epoch: 48 rows in batches of 8.
 pub const EPOCH: u64 = 6;
-/// Seed of the model's weights.
-const MODEL_SEED: u64 = 1;
 /// The place at which every worker takes its time in every step.
 const PACE_POINT: &str = "worker::scoring";
 
@@ -200,62 +194,4 @@ impl Chaos {
     pub fn start(self) -> Running {
         Running::start(self)
     }
-}
-
-/// Folder of what the tests share and leave behind.
-pub fn shared_dir() -> PathBuf {
-    let dir = target_dir().join("chaos");
-    fs::create_dir_all(&dir).unwrap();
-    dir
-}
-
-/// Fails unless the built programs have fail points, without which no fault would happen.
-pub fn check_programs() {
-    static CHECKED: OnceLock<()> = OnceLock::new();
-    CHECKED.get_or_init(|| {
-        for program in [prospect_program(), worker_program()] {
-            let mut grep = Command::new("grep");
-            grep.args(["--quiet", "--text", "FAILPOINTS"]).arg(&program);
-            assert!(
-                grep.status().unwrap().success(),
-                "{} has no fail points: build it together with the tests, by `cargo build \
-                 --workspace --bins --tests`",
-                program.display()
-            );
-        }
-    });
-}
-
-/// Text that differs whenever the programs are built anew.
-pub fn program_stamp() -> String {
-    let stamp = |path: PathBuf| {
-        let metadata = fs::metadata(path).unwrap();
-        let age = metadata.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
-        format!("{:x}{:x}", age.as_nanos(), metadata.len())
-    };
-    format!("{}-{}", stamp(prospect_program()), stamp(worker_program()))
-}
-
-/// Holds a lock that all tests share until it is dropped.
-pub fn shared_lock(name: &str) -> File {
-    let file = File::create(shared_dir().join(format!("{name}.lock"))).unwrap();
-    file.lock().unwrap();
-    file
-}
-
-/// Model and data of all tests that do not change them.
-fn shared_inputs() -> PathBuf {
-    let dir = shared_dir().join("inputs");
-    let _lock = shared_lock("inputs");
-    if !dir.join("done").exists() {
-        write_inputs(&dir);
-        fs::write(dir.join("done"), "").unwrap();
-    }
-    dir
-}
-
-fn write_inputs(dir: &Path) {
-    fixture::write_model(&dir.join("model"), MODEL_SEED);
-    fixture::write_feedback(&dir.join("train.jsonl"), NUM_ROWS, 2);
-    fixture::write_feedback(&dir.join("eval.jsonl"), NUM_EVAL_ROWS, 3);
 }

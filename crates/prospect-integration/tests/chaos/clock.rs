@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::chaos::{Chaos, shared_dir, shared_lock};
+use crate::chaos::Chaos;
+use crate::shared::{shared_dir, shared_lock};
 
 /// Builds the library that shifts a process's wall clock; it is preloaded.
 fn shifter() -> PathBuf {

@@ -4,7 +4,7 @@ use prospect_core::ExitCode;
 
 use crate::chaos::Chaos;
 use crate::journal;
-use crate::signals::Train;
+use crate::train::Train;
 
 #[test]
 fn f28_one_worker_that_always_dies() {

@@ -1,6 +1,7 @@
 //! What share of the time goes into steps that count when workers die every minute.
 
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use prospect_integration::fixture::Numbers;
 use serde_json::json;
@@ -8,7 +9,6 @@ use serde_json::json;
 use crate::chaos::Chaos;
 use crate::journal;
 use crate::measure;
-use crate::whole;
 
 /// Between two deaths.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -17,6 +17,17 @@ const PACE: u64 = 100;
 /// Least share that is good enough.
 const LEAST: f64 = 0.8;
 
+/// Median of the seconds from one committed step to the next: what a step takes when nothing
+/// happens.
+fn median_step(run_dir: &Path) -> f64 {
+    let times: Vec<_> = journal::records(run_dir, "step").iter().map(|line| line.time).collect();
+    let seconds =
+        |pair: &[SystemTime; 2]| pair[1].duration_since(pair[0]).unwrap_or_default().as_secs_f64();
+    let mut all: Vec<f64> = times.array_windows().map(seconds).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 #[test]
 #[ignore = "it takes long"]
 fn effective_training_time_with_a_death_every_minute() {
@@ -24,10 +35,6 @@ fn effective_training_time_with_a_death_every_minute() {
     // About four minutes; a checkpoint is due every five seconds or so.
     let steps = 1800;
     let chaos = Chaos::new().steps(steps).pace(PACE).set("checkpoint.every_steps=40");
-    let short = chaos.clone().steps(200).set("checkpoint.every_steps=40");
-    let (usual, more) = (whole::wall_time(&short.clone().steps(80)), whole::wall_time(&short));
-    // Starting and ending is the same in both.
-    let step_seconds = (more - usual).as_secs_f64() / 120.0;
 
     let mut run = chaos.start();
     run.wait_for_step(1);
@@ -45,6 +52,7 @@ fn effective_training_time_with_a_death_every_minute() {
         }
     }
     let seconds = began.elapsed().as_secs_f64();
+    let step_seconds = median_step(&run.run_dir);
     let ratio = (steps - 5) as f64 * step_seconds / seconds;
     let told = run.status().and_then(|status| status.effective_time_ratio);
     let ended = run.finish().expect_equal();

@@ -14,8 +14,11 @@ mod journal;
 mod measure;
 mod network;
 mod running;
+mod shared;
 mod status;
 mod supervise;
+mod train;
+mod wait;
 mod whole;
 
 mod clock;

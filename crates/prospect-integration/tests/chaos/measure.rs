@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::chaos::shared_dir;
 use crate::journal::Line;
+use crate::shared::shared_dir;
 
 /// A fault that the test itself made.
 #[derive(Clone, Debug)]

@@ -16,11 +16,12 @@ use prospect_proto::RunStatus;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::chaos::{Chaos, check_programs};
+use crate::chaos::Chaos;
 use crate::ended::Ended;
 use crate::journal;
 use crate::measure::Fault;
 use crate::network::Host;
+use crate::shared::check_programs;
 use crate::status;
 use crate::supervise::{End, Slot};
 
@@ -29,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long workers may take to leave a run that has ended.
 const LEAVE: Duration = Duration::from_secs(6);
 /// Between two looks at what is waited for.
-const LOOK: Duration = Duration::from_millis(5);
+pub const LOOK: Duration = Duration::from_millis(5);
 
 /// A coordinator and its workers.
 pub struct Running {
@@ -267,58 +268,9 @@ impl Running {
     }
 
     /// Whether the coordinator ended by itself.
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let is_gone = self.coordinator.process().is_none();
         is_gone && self.coordinator.ends.last().is_some_and(|end| end.code.is_some())
-    }
-
-    /// Waits until something is so.
-    pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        let start = Instant::now();
-        loop {
-            self.supervise();
-            if condition(self) {
-                return;
-            }
-            assert!(start.elapsed() < PATIENCE, "{what} did not come in {PATIENCE:?}");
-            assert!(!self.has_ended(), "the run ended before {what} came");
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// Waits until this step is committed.
-    pub fn wait_for_step(&mut self, step: u64) {
-        self.wait_until(&format!("step {step}"), |run| journal::last_step(&run.run_dir) >= step);
-    }
-
-    /// Waits until so many steps more are committed; the last one.
-    pub fn wait_for_steps(&mut self, number: u64) -> u64 {
-        let last = journal::last_step(&self.run_dir) + number;
-        self.wait_for_step(last);
-        last
-    }
-
-    /// Waits until a checkpoint of this step or a later one is durable.
-    pub fn wait_for_checkpoint(&mut self, step: u64) {
-        self.wait_until(&format!("checkpoint {step}"), |run| {
-            journal::durable_step(&run.run_dir) >= step
-        });
-    }
-
-    /// Waits until a record of this name stands in the journal so often.
-    pub fn wait_for_records(&mut self, record: &str, number: usize) {
-        self.wait_until(&format!("record {record} number {number}"), |run| {
-            journal::records(&run.run_dir, record).len() >= number
-        });
-    }
-
-    /// Waits while the run is looked after.
-    pub fn wait(&mut self, time: Duration) {
-        let start = Instant::now();
-        while start.elapsed() < time {
-            self.supervise();
-            thread::sleep(LOOK);
-        }
     }
 
     /// Waits until the coordinator's process is gone.
@@ -333,7 +285,9 @@ impl Running {
 
     /// Waits until the coordinator and its workers have ended.
     pub fn finish(mut self) -> Ended {
-        let start = Instant::now();
+        // A run that gets on may take its time.
+        let (mut start, mut seen) = (Instant::now(), 0);
+        let journal = self.run_dir.join("journal.jsonl");
         let mut ended = None;
         let is_done = |run: &Self| {
             run.has_ended() && run.workers.values().all(|place| place.process().is_none())
@@ -343,7 +297,11 @@ impl Running {
             if is_done(&self) {
                 break;
             }
-            assert!(start.elapsed() < 2 * PATIENCE, "the run does not end");
+            let length = std::fs::metadata(&journal).map_or(0, |metadata| metadata.len());
+            if length > seen {
+                (start, seen) = (Instant::now(), length);
+            }
+            assert!(start.elapsed() < PATIENCE, "the run does not end");
             // A worker that was just started for a run that ended finds nobody.
             if self.has_ended() && ended.get_or_insert_with(Instant::now).elapsed() > LEAVE {
                 self.workers.values_mut().for_each(Slot::kill);

@@ -1,83 +1,21 @@
 //! F14: SIGTERM to whom and whenever it may be. The run stops in good order, nothing
 //! is lost, and the same command goes on.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use prospect_core::ExitCode;
-use prospect_integration::process::{Process, Signal, prospect_program};
-use tempfile::TempDir;
+use prospect_integration::process::Signal;
 
 use crate::chaos::Chaos;
 use crate::ended::Ended;
 use crate::journal;
 use crate::running::Running;
-use crate::supervise::End;
+use crate::train::Train;
 
 /// A second signal ends everything at least so soon.
 const AT_ONCE: Duration = Duration::from_secs(4);
-
-/// `prospect train` with all its processes.
-pub struct Train {
-    /// The command.
-    pub process: Process,
-    /// The run directory.
-    pub run_dir: PathBuf,
-    dir: Arc<TempDir>,
-    chaos: Chaos,
-}
-
-impl Train {
-    /// Starts the command in a directory of its own, with fail points for all of its processes.
-    pub fn start(chaos: &Chaos, points: &str) -> Self {
-        Self::start_in(chaos, points, Arc::new(tempfile::tempdir().unwrap()))
-    }
-
-    fn start_in(chaos: &Chaos, points: &str, dir: Arc<TempDir>) -> Self {
-        let config = dir.path().join("run.toml");
-        std::fs::write(&config, chaos.config().to_toml().unwrap()).unwrap();
-        let run_dir = dir.path().join("run");
-        let mut command = Command::new(prospect_program());
-        command.arg("train").arg(config).arg("--run-dir").arg(&run_dir).args(["--device", "cpu"]);
-        command.env("FAILPOINTS", points).env("OMP_NUM_THREADS", "1");
-        command.env_remove("PROSPECT_WORKER");
-        Self { process: Process::spawn(&mut command), run_dir, dir, chaos: chaos.clone() }
-    }
-
-    /// Waits until something is so.
-    pub fn wait_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let start = Instant::now();
-        while !condition(self) {
-            let words = || self.process.words();
-            assert!(start.elapsed() < Duration::from_secs(60), "no {what}: {}", words());
-            if let Some(status) = self.process.status() {
-                panic!("ended with {status} before {what} came: {}", self.process.words());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Waits until this step is committed.
-    pub fn wait_for_step(&mut self, step: u64) {
-        self.wait_until(&format!("step {step}"), |run| journal::last_step(&run.run_dir) >= step);
-    }
-
-    /// Waits for the end.
-    pub fn finish(self) -> Ended {
-        let (code, words) = self.process.wait();
-        Ended {
-            coordinator: End { code, words },
-            workers: Default::default(),
-            faults: Vec::new(),
-            run_dir: self.run_dir,
-            chaos: self.chaos,
-            dir: self.dir,
-        }
-    }
-}
 
 /// What a stop must leave behind: the checkpoint of the last step, and nothing half done.
 fn check_stopped(ended: Ended) -> Ended {
@@ -250,9 +188,12 @@ fn f14_the_command_twice() {
 
 #[test]
 fn f1_the_command_starts_workers_again_that_die() {
-    let chaos = Chaos::new().workers(2).steps(24);
-    // Every process of a worker does a few steps.
-    let train =
-        Train::start(&chaos.set("checkpoint.every_steps=1"), "worker::report=7*off->return(crash)");
-    train.finish().expect_equal();
+    let chaos = Chaos::new().workers(2);
+    let mut train = Train::start(&chaos, "worker::scoring=sleep(40)");
+    for step in [5, 12] {
+        train.wait_for_step(step);
+        train.kill_worker();
+    }
+    let ended = train.finish().expect_equal();
+    assert_eq!(ended.generations().len(), 3, "{:?}", ended.generations());
 }

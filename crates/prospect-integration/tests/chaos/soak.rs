@@ -105,6 +105,39 @@ fn processes_below(dir: &std::path::Path) -> Vec<String> {
     commands.filter(|command| command.contains(dir)).collect()
 }
 
+/// Open files and threads of a process.
+fn held(pid: u32) -> (usize, usize) {
+    let count = |name: &str| std::fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+    (count("fd"), count("task"))
+}
+
+#[test]
+fn f27_who_lives_through_many_worlds_keeps_nothing_of_them() {
+    let chaos = Chaos::new().steps(60).set("coordinator.max_failures_without_progress=20");
+    let mut run = chaos.start();
+    run.wait_for_step(2);
+    let survivor = run.slot(0).process().expect("it runs").pid();
+    let pids = [survivor, run.coordinator().process().expect("it runs").pid()];
+    let mut early = pids.map(held);
+    for death in 1..=9 {
+        run.kill_worker(1);
+        run.wait_for_records("formed", 1 + death);
+        run.wait_for_steps(1);
+        if death == 2 {
+            early = pids.map(held);
+        }
+    }
+    for (pid, early) in pids.into_iter().zip(early) {
+        let late = held(pid);
+        let most = (early.0 + 6, early.1 + 6);
+        assert!(
+            late.0 <= most.0 && late.1 <= most.1,
+            "files and threads: {early:?}, then {late:?}"
+        );
+    }
+    run.finish().expect_equal();
+}
+
 #[test]
 fn f27_a_few_random_faults() {
     check(measure::seed(), 8);

@@ -5,13 +5,12 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
 use prospect_core::ExitCode;
 
-use crate::chaos::{Chaos, program_stamp, shared_dir, shared_lock};
+use crate::chaos::Chaos;
 use crate::running::Running;
+use crate::shared::{program_stamp, shared_dir, shared_lock};
 
 /// Its run directory.
 pub fn run_dir(chaos: &Chaos) -> PathBuf {
@@ -71,14 +70,4 @@ fn remove_others(all: &std::path::Path, kept: &std::path::Path) {
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let status = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
     assert!(status.success(), "cp: {status}");
-}
-
-/// Seconds that a run of this kind needs when nothing happens, with its rest.
-pub fn wall_time(chaos: &Chaos) -> Duration {
-    let mut paced = undisturbed(chaos);
-    paced.pace = chaos.pace;
-    let began = std::time::Instant::now();
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    Running::start_in(paced, dir).finish().expect_exit(ExitCode::Complete);
-    began.elapsed()
 }

@@ -160,8 +160,8 @@ pub enum Action {
         /// SHA-256 of its manifest.
         manifest_sha256: String,
     },
-    /// Tell the workers of the world to save the trained model. One that is told again in the
-    /// same generation writes it again.
+    /// Tell the workers of the world to save the trained model. One that has written it in this
+    /// generation says so again: what it wrote must stay until it is in its place.
     SendFinish {
         /// Directory for it, relative to the run directory.
         path: String,

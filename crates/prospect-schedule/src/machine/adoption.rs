@@ -63,6 +63,8 @@ impl RunMachine {
             weights.done == committed || weights.pending == Some(committed) && committed > Step(0)
         };
         if generation != self.world.generation || !weights.is_some_and(fits) {
+            // A record that was lost with its disk: nothing of that world may count again.
+            self.world.generation = self.world.generation.max(generation);
             let where_ = weights.map_or("without weights".into(), |weights| {
                 format!("with the weights of step {}", weights.done)
             });
@@ -117,7 +119,7 @@ impl RunMachine {
             adoption.missing.into_iter().filter(|worker| !has_session(worker)).collect();
         self.members.dissolve_world();
         for worker in &gone {
-            self.members.remove(worker);
+            self.members.set_aside(worker);
         }
         self.regroup(cause, full_size);
     }

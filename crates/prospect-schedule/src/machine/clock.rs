@@ -92,7 +92,7 @@ impl RunMachine {
             .gathering
             .as_ref()
             .is_some_and(|gathering| self.now.saturating_sub(gathering.began) > timeout);
-        if overdue && self.adoption.is_none() {
+        if overdue && self.adoption.is_none() && !self.form_with_fewest() {
             let what = self.missing_workers();
             self.fail(FailureKind::PeerLost, &what);
         }

@@ -3,7 +3,7 @@
 use prospect_core::{Generation, Rank, Step, WorkerId};
 
 use super::run::RunMachine;
-use super::{Action, FailureKind, Phase};
+use super::{Action, FailureKind, Member, Phase};
 
 /// The trained model.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,13 @@ pub(super) struct Final {
     /// Whether it lies there.
     pub(super) is_saved: bool,
     num_rejected: u32,
+}
+
+impl Final {
+    /// Whether the next word is rank 0's.
+    fn is_to_be_written(&self) -> bool {
+        !self.is_publishing && !self.is_saved
+    }
 }
 
 /// Checkpoints.
@@ -65,8 +72,7 @@ impl RunMachine {
 
     pub(super) fn checkpoint_failed(&mut self, worker: &WorkerId, step: Step, message: &str) {
         self.members.heard(worker, self.now);
-        let is_present = self.members.get(worker).is_some_and(|member| member.is_present());
-        if is_present && self.checkpoints.is_wanted(step) {
+        if self.checkpoints.is_ordered_from(step, worker) {
             self.no_checkpoint(step, &format!("worker {worker} could not write it: {message}"));
         }
     }
@@ -84,16 +90,20 @@ impl RunMachine {
         if !is_ending || self.pipeline.in_flight().next().is_some() {
             return;
         }
-        let Some((step, worker)) = self.checkpoints.first_order() else { return };
-        let Some(member) = self.members.get(&worker) else { return };
         let timeout = self.options.step_timeout;
-        if self.now.saturating_sub(member.notes.active_at) > timeout {
-            let cause = format!(
-                "worker {worker} made no progress in writing it within \
-                 coordinator.step_timeout_seconds = {}",
-                timeout.as_secs_f64()
-            );
-            self.no_checkpoint(step, &cause);
+        let is_still = |member: &Member| self.now.saturating_sub(member.notes.active_at) > timeout;
+        let limit = format!("coordinator.step_timeout_seconds = {}", timeout.as_secs_f64());
+        if let Some((step, worker)) = self.checkpoints.first_order() {
+            if self.members.get(&worker).is_some_and(is_still) {
+                let cause =
+                    format!("worker {worker} made no progress in writing it within {limit}");
+                self.no_checkpoint(step, &cause);
+            }
+        } else if self.phase == Phase::Finishing && self.final_model.is_to_be_written() {
+            let writer = self.members.of_rank(Rank(0)).filter(|member| is_still(member));
+            if let Some(worker) = writer.map(|member| member.worker.clone()) {
+                self.lose(&worker, &format!("it made no progress within {limit}"));
+            }
         }
     }
 
@@ -141,7 +151,7 @@ impl RunMachine {
             let message = format!("a trained model was written to {path} but not ordered");
             return self.ignore(self.pipeline.committed, message);
         }
-        if !self.final_model.is_publishing && !self.final_model.is_saved {
+        if self.final_model.is_to_be_written() {
             self.final_model.is_publishing = true;
             self.act(Action::PublishFinal { path });
         }
@@ -169,7 +179,8 @@ impl RunMachine {
         if self.final_model.num_rejected > 1 {
             self.fail(FailureKind::Storage, &what);
         } else if self.phase == Phase::Finishing {
-            // A coordinator that ended in between may have moved it.
+            // What was written lies where it was, or has been moved: rank 0 names it once more.
+            self.wind_watch();
             self.send_finish(None);
         }
     }

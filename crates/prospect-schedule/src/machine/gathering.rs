@@ -51,6 +51,9 @@ impl RunMachine {
         if !is_gathering || self.adoption.is_some() {
             return;
         }
+        if self.stop.is_some() && self.is_nothing_to_save() {
+            return self.stop_here(self.pipeline.committed);
+        }
         // Who survived is waited for, and so is whoever is away for a moment.
         let is_awaited = |member: &Member| {
             member.notes.asked_to_stand.is_some()
@@ -106,10 +109,29 @@ impl RunMachine {
                 return true;
             }
         }
-        let least = if self.is_all_trained() { 1 } else { self.options.min_workers };
+        let least = self.fewest();
         let waited = self.now.saturating_sub(gathering.last_change);
         count >= gathering.wanted.max(least)
             || (count >= least && waited >= self.options.replacement_wait)
+    }
+
+    /// Fewest workers that a world may have.
+    fn fewest(&self) -> u32 {
+        if self.is_all_trained() { 1 } else { self.options.min_workers }
+    }
+
+    /// Waits for no more workers if those who have come are enough for any world. They have a
+    /// time of their own to form it.
+    pub(super) fn form_with_fewest(&mut self) -> bool {
+        let is_gathering = matches!(self.phase, Phase::Waiting | Phase::Recovering);
+        if !is_gathering || self.chosen().len() < self.fewest() as usize {
+            return false;
+        }
+        if let Some(gathering) = &mut self.gathering {
+            (gathering.began, gathering.wanted) = (self.now, 0);
+        }
+        self.form_when_ready();
+        true
     }
 
     fn stands_at_commit(&self, worker: &WorkerId) -> bool {
@@ -151,9 +173,6 @@ impl RunMachine {
     /// Forms a world only to save the committed step, if it is not saved and anyone has it.
     fn form_to_stop(&mut self) {
         let committed = self.pipeline.committed;
-        if committed == Step(0) || self.checkpoints.is_durable(committed) {
-            return self.stop_here(committed);
-        }
         if self.checkpoints.is_publishing(committed) {
             return;
         }

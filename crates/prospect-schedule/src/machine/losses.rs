@@ -69,6 +69,8 @@ impl RunMachine {
     pub(super) fn forget(&mut self, worker: &WorkerId, cause: &str) {
         let Some(member) = self.members.get(worker) else { return };
         let who = member.describe();
+        // One that was of no use yet leaves nothing to wait for.
+        let was_loaded = member.stage() != WorkerState::Joined;
         if member.has_session {
             let (worker, incarnation) = (worker.clone(), member.incarnation.clone());
             let kind = RefusalKind::ForNow;
@@ -78,7 +80,9 @@ impl RunMachine {
         self.members.remove(worker);
         self.count_joined();
         self.note("worker_lost", Step(0), format!("{who} is gone ({cause})"));
-        self.gathering_changed();
+        if was_loaded {
+            self.gathering_changed();
+        }
         self.form_when_ready();
     }
 

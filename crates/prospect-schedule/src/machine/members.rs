@@ -7,6 +7,9 @@ use prospect_core::{Incarnation, Rank, WorkerId};
 
 use super::{Member, WorkerState};
 
+/// Workers that are shown after they have gone, at most.
+const MOST_GONE: usize = 64;
+
 /// All workers that take part or took part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
@@ -15,10 +18,20 @@ pub(super) struct Members {
     world: Vec<WorkerId>,
     num_joined: u64,
     /// Processes that were given up or replaced, which cannot come back.
-    banished: BTreeSet<(WorkerId, Incarnation)>,
+    banished: BTreeMap<WorkerId, BTreeSet<Incarnation>>,
+    /// Processes that may come back until another one of their name does.
+    set_aside: BTreeMap<WorkerId, Incarnation>,
 }
 
 impl Members {
+    /// None yet. Some processes can never be among them, some until another one of their name is.
+    pub(super) fn without(
+        banished: BTreeMap<WorkerId, BTreeSet<Incarnation>>,
+        set_aside: BTreeMap<WorkerId, Incarnation>,
+    ) -> Self {
+        Self { banished, set_aside, ..Self::default() }
+    }
+
     pub(super) fn get(&self, worker: &WorkerId) -> Option<&Member> {
         self.by_name.get(worker)
     }
@@ -78,23 +91,46 @@ impl Members {
         let earlier = self.by_name.get(&worker);
         let joined = earlier.map_or(self.num_joined, |member| member.notes.joined);
         self.num_joined += 1;
+        if let Some(aside) = self.set_aside.remove(&worker).filter(|aside| *aside != incarnation) {
+            self.banish(&worker, &aside);
+        }
         let mut member = Member::new(worker.clone(), incarnation, preferred_rank, now);
         member.notes.joined = joined;
         self.by_name.insert(worker, member);
+        self.drop_oldest_gone();
+    }
+
+    /// Names may be without number: those who have gone are remembered for a while only.
+    fn drop_oldest_gone(&mut self) {
+        let is_in_world = |member: &Member| self.world.contains(&member.worker);
+        let gone = self.by_name.values().filter(|m| !m.is_present() && !is_in_world(m));
+        let mut gone: Vec<(Duration, WorkerId)> =
+            gone.map(|member| (member.last_heard, member.worker.clone())).collect();
+        gone.sort();
+        for (_, worker) in gone.iter().rev().skip(MOST_GONE) {
+            self.by_name.remove(worker);
+        }
     }
 
     pub(super) fn remove(&mut self, worker: &WorkerId) {
         self.by_name.remove(worker);
     }
 
+    /// Forgets a worker whose process may come back as if it were new, unless another one of
+    /// its name comes first.
+    pub(super) fn set_aside(&mut self, worker: &WorkerId) {
+        if let Some(member) = self.by_name.remove(worker) {
+            self.set_aside.insert(member.worker, member.incarnation);
+        }
+    }
+
     /// Keeps a process from ever coming back.
     pub(super) fn banish(&mut self, worker: &WorkerId, incarnation: &Incarnation) {
-        self.banished.insert((worker.clone(), incarnation.clone()));
+        self.banished.entry(worker.clone()).or_default().insert(incarnation.clone());
     }
 
     pub(super) fn is_banished(&self, worker: &WorkerId, incarnation: &Incarnation) -> bool {
-        // Names are few and short; a borrowed pair cannot be looked up.
-        self.banished.contains(&(worker.clone(), incarnation.clone()))
+        self.banished.get(worker).is_some_and(|processes| processes.contains(incarnation))
     }
 
     /// Another present member whose environment gives it this rank.

@@ -1,5 +1,6 @@
 //! What the machine knows before the first event.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prospect_core::{Generation, Incarnation, Rank, Step, WorkerId};
@@ -36,6 +37,11 @@ pub struct MachineOptions {
     pub evaluated: Step,
     /// The world that was training when the last coordinator ended, where it may still do so.
     pub adopt: Option<Adopt>,
+    /// Processes that another one of their name has followed: they cannot come back.
+    pub banished: BTreeMap<WorkerId, BTreeSet<Incarnation>>,
+    /// The last process of each name that had a place. It may come back until another one of its
+    /// name comes.
+    pub last_processes: BTreeMap<WorkerId, Incarnation>,
     /// Generation of the first world: the adopted one, or one more than the last on record.
     pub generation: Generation,
     /// Number of the attempt, from 1; it grows when the run is rolled back.
@@ -103,6 +109,8 @@ impl Default for MachineOptions {
             committed: Step(0),
             evaluated: Step(0),
             adopt: None,
+            banished: BTreeMap::new(),
+            last_processes: BTreeMap::new(),
             generation: Generation(1),
             attempt: 1,
             attempt_generation: Generation(0),

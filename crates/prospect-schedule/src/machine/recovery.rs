@@ -8,7 +8,7 @@ use super::{Action, FailureKind, Phase, ResumePoint, WorkerState};
 
 impl RunMachine {
     /// Breaks the world up because it does not get on. Ends the run if that has happened too
-    /// often without a step in between.
+    /// often without getting further in between.
     pub(super) fn recover(&mut self, cause: &str, wanted: u32) {
         self.losses.without_progress += 1;
         let (times, furthest) = (self.losses.without_progress, self.losses.furthest);
@@ -19,6 +19,11 @@ impl RunMachine {
                  {cause}"
             );
             return self.fail(FailureKind::NoProgress, &what);
+        }
+        // Steps that are done again after a roll-back are progress, once they go beyond where the
+        // world broke. One that broke before it was at work has not shown how far it gets.
+        if self.is_at_work() {
+            self.losses.furthest = self.pipeline.committed;
         }
         self.regroup(cause, wanted);
     }
@@ -79,6 +84,10 @@ impl RunMachine {
             return;
         }
         member.notes.asked_to_stand = None;
+        // Whoever stands has a model in memory, said to this coordinator or to an earlier one.
+        if member.stage() == WorkerState::Joined {
+            member.set_stage(WorkerState::Loaded);
+        }
         // What is beyond the record was given up, too.
         if step > committed {
             member.outdate();
@@ -116,6 +125,10 @@ impl RunMachine {
 
     /// Nobody has the committed weights: what comes after the checkpoint is done again.
     pub(super) fn roll_back(&mut self, point: Option<ResumePoint>) {
+        if self.checkpoints.is_any_publishing() {
+            // There may be a newer one in a moment, and it must not outlive its step.
+            return;
+        }
         let from = self.pipeline.committed;
         let step = point.as_ref().map_or(Step(0), |point| point.step);
         let evaluated = point.as_ref().is_some_and(|point| point.evaluated);

@@ -1,6 +1,6 @@
 //! What a coordinator that starts again learns from the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prospect_core::{Generation, Incarnation, Phase, Rank, Step, WorkerId};
 use thiserror::Error;
@@ -29,6 +29,10 @@ pub struct Replay {
     pub attempt_generation: Generation,
     /// The generation that was formed and not broken up. Its workers may still be at work.
     pub adopt: Option<Adopt>,
+    /// Processes that had a place which another one of their name had after them.
+    pub banished: BTreeMap<WorkerId, BTreeSet<Incarnation>>,
+    /// The last process of each name that had a place.
+    pub last_processes: BTreeMap<WorkerId, Incarnation>,
     /// Checkpoints that were durable, by step.
     pub checkpoints: BTreeMap<Step, DurableCheckpoint>,
     /// How the run ended, unless it has begun again.
@@ -83,6 +87,8 @@ impl Default for Replay {
             attempt: 1,
             attempt_generation: Generation(0),
             adopt: None,
+            banished: BTreeMap::new(),
+            last_processes: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             ended: None,
             forming: Vec::new(),
@@ -116,6 +122,7 @@ impl Replay {
                 self.raise(*generation, self.generation <= *generation)?;
                 self.adopt = None;
                 self.forming.clone_from(members);
+                members.iter().for_each(|(worker, process, _)| self.takes_part(worker, process));
             }
             Record::Formed { generation } => {
                 self.raise(*generation, self.generation == *generation)?;
@@ -147,6 +154,15 @@ impl Replay {
         }
         self.generation = generation;
         Ok(())
+    }
+
+    fn takes_part(&mut self, worker: &WorkerId, incarnation: &Incarnation) {
+        let banished = self.banished.entry(worker.clone()).or_default();
+        let last = self.last_processes.insert(worker.clone(), incarnation.clone());
+        if let Some(earlier) = last {
+            banished.insert(earlier);
+        }
+        banished.remove(incarnation);
     }
 
     fn step(&mut self, entry: &LedgerEntry) -> Result<(), ReplayError> {

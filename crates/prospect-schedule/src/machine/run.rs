@@ -64,9 +64,10 @@ pub(super) struct World {
 pub(super) struct Losses {
     /// Workers that were lost.
     pub(super) count: u64,
-    /// How often the world was broken up since the last step that was done for the first time.
+    /// How often the world was broken up since a step was committed beyond `furthest`.
     pub(super) without_progress: u32,
-    /// The furthest step that was ever committed.
+    /// The last step that was committed before a world at work was broken up, or the furthest
+    /// since.
     pub(super) furthest: Step,
 }
 
@@ -90,7 +91,7 @@ impl RunMachine {
             phase: Phase::Waiting,
             reason: format!("waiting for {} to join", workers(options.target)),
             failure: None,
-            members: Members::default(),
+            members: Members::without(options.banished.clone(), options.last_processes.clone()),
             world,
             losses: Losses { furthest: pipeline.committed, ..Losses::default() },
             pipeline,

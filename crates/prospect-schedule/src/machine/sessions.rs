@@ -9,7 +9,7 @@ use super::run::RunMachine;
 use super::{Action, Phase, RefusalKind, WorkerState};
 
 /// How long a worker may be without a session before it counts as lost.
-pub(super) const AWAY_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const AWAY_TIMEOUT: Duration = Duration::from_millis(750);
 
 impl RunMachine {
     /// Whether a session of this process may stand. To be asked before the session

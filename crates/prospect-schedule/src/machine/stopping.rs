@@ -33,6 +33,7 @@ impl RunMachine {
         self.stop = Some(Stop { reason, step: None });
         match self.phase {
             Phase::Waiting => self.stop_here(committed),
+            Phase::Forming if self.is_nothing_to_save() => self.stop_here(committed),
             // Once the world has formed, it saves what is not saved.
             Phase::Forming => {}
             Phase::Recovering => self.form_when_ready(),
@@ -51,6 +52,12 @@ impl RunMachine {
         self.wind_watch();
         self.act(Action::SendStop { reason, to: None });
         self.advance();
+    }
+
+    /// Whether the committed step is the beginning, or lies in a durable checkpoint.
+    pub(super) fn is_nothing_to_save(&self) -> bool {
+        let committed = self.pipeline.committed;
+        committed == Step(0) || self.checkpoints.is_durable(committed)
     }
 
     /// The run ends where it stands: there is nothing to save, or nobody has it.

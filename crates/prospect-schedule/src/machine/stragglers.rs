@@ -10,6 +10,8 @@ const WINDOW: usize = 8;
 const ENOUGH: usize = 4;
 /// How many times the median's time makes a straggler.
 const LIMIT: f64 = 1.5;
+/// Seconds a step by which a straggler holds the others up, at least: less than that is chance.
+const LEAST_EXCESS: f64 = 0.05;
 
 impl RunMachine {
     /// Takes in the seconds of computing of a committed step, by rank.
@@ -32,7 +34,8 @@ impl RunMachine {
             let Some(member) = self.members.get_mut(&worker) else { continue };
             let was = member.is_straggler;
             member.slowdown = slowdown;
-            member.is_straggler = slowdown.is_some_and(|slowdown| slowdown >= LIMIT);
+            member.is_straggler =
+                slowdown.is_some_and(|slowdown| slowdown >= LIMIT) && own - usual >= LEAST_EXCESS;
             let (is, who) = (member.is_straggler, member.describe());
             let times = slowdown.unwrap_or(1.0);
             if is && !was {

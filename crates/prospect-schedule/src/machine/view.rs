@@ -71,7 +71,7 @@ impl RunMachine {
         self.checkpoints.num_failed
     }
 
-    /// How often the world was broken up since the last step that was done for the first time.
+    /// How often the world was broken up without getting further in between.
     pub fn failures_without_progress(&self) -> u32 {
         self.losses.without_progress
     }

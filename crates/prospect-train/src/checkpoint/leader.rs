@@ -1,4 +1,4 @@
-//! Work that rank 0 does for all, such as writing a checkpoint. It may take longer than a
+//! Work that rank 0 does for all, such as reading a checkpoint. It may take longer than a
 //! collective is allowed to, so rank 0 tells the others every second that it is still at it.
 
 use std::sync::mpsc;

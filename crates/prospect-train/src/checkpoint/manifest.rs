@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::tensors::unreadable;
+use crate::progress::Progress;
 use crate::{TrainError, storage};
 
 /// Name of the manifest in a checkpoint.
@@ -45,11 +46,16 @@ struct FileRecord {
 impl Manifest {
     /// Describes the files beside `path` and below, and writes them down there. Returns the digest
     /// of what was written.
-    pub(crate) fn write(path: &Path, step: Step, world_size: usize) -> Result<String, TrainError> {
+    pub(crate) fn write(
+        path: &Path,
+        step: Step,
+        world_size: usize,
+        progress: &Progress,
+    ) -> Result<String, TrainError> {
         let dir = path.parent().unwrap_or(path);
         let mut files = BTreeMap::new();
         for name in storage::list_files(dir)? {
-            let (bytes, sha256) = digest_file(&dir.join(&name))?;
+            let (bytes, sha256) = digest_file(&dir.join(&name), || progress.tick())?;
             files.insert(name, FileRecord { bytes, sha256 });
         }
         let manifest = Self { format: FORMAT, step, world_size, files };
@@ -103,7 +109,7 @@ impl FileRecord {
             let problem = format!("has {found} bytes, but was written with {}", self.bytes);
             return Err(TrainError::damaged(path, problem));
         }
-        let digest = digest_file(path)?.1;
+        let digest = digest_file(path, || ())?.1;
         if digest != self.sha256 {
             let problem = format!("has sha256 {digest}, but was written with {}", self.sha256);
             return Err(TrainError::damaged(path, problem));
@@ -140,8 +146,8 @@ fn is_kind(path: &Path, kind: impl Fn(&fs::Metadata) -> bool) -> Result<bool, Tr
     Ok(kind(&fs::symlink_metadata(path).map_err(unreadable(path))?))
 }
 
-/// Size of a file and its digest in hexadecimal.
-fn digest_file(path: &Path) -> Result<(u64, String), TrainError> {
+/// Size of a file and its digest in hexadecimal. Every piece of it is told.
+fn digest_file(path: &Path, piece_read: impl Fn()) -> Result<(u64, String), TrainError> {
     let mut file = File::open(path).map_err(unreadable(path))?;
     let (mut hasher, mut bytes) = (Sha256::new(), 0);
     let mut buffer = vec![0; 1 << 20];
@@ -151,6 +157,7 @@ fn digest_file(path: &Path) -> Result<(u64, String), TrainError> {
             read => {
                 hasher.update(&buffer[..read]);
                 bytes += read as u64;
+                piece_read();
             }
         }
     }

@@ -34,6 +34,7 @@ use self::snapshot::{check_finite, save_model};
 use self::state::State;
 use self::tensors::bytes;
 use crate::parameters::Segment;
+use crate::progress::Progress;
 use crate::storage::Staging;
 use crate::{TrainError, Trainer};
 
@@ -52,9 +53,10 @@ impl Trainer {
     pub fn snapshot(&self) -> Result<Snapshot, TrainError> {
         Ok(Snapshot {
             source_dir: self.policy.source_dir().to_owned(),
-            model: copied(self.weights()?)?,
-            optimizer: copied(self.optimizer_state()?)?,
+            model: copied(self.weights()?, &self.progress)?,
+            optimizer: copied(self.optimizer_state()?, &self.progress)?,
             state: self.state(),
+            progress: self.progress(),
         })
     }
 
@@ -68,9 +70,9 @@ impl Trainer {
         self.progress.set_phase(StepPhase::Saving);
         let write = || {
             let weights = self.weights()?;
-            check_finite(self.done(), &weights)?;
+            check_finite(self.done(), &weights, &self.progress)?;
             let staging = Staging::new(staged)?;
-            save_model(self.policy.source_dir(), staging.path(), &weights)?;
+            save_model(self.policy.source_dir(), staging.path(), &weights, &self.progress)?;
             staging.keep();
             Ok(())
         };
@@ -180,8 +182,11 @@ impl Trainer {
 }
 
 /// The same tensors in main memory, with storage of their own.
-fn copied(tensors: Named) -> Result<Named, TrainError> {
+fn copied(tensors: Named, progress: &Progress) -> Result<Named, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let copy = |tensor: Tensor| tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, false, true);
+    let copy = |tensor: Tensor| {
+        progress.tick();
+        tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, false, true)
+    };
     tensors.into_iter().map(|(name, tensor)| Ok((name, copy(tensor)?))).collect()
 }

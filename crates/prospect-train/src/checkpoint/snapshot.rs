@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use prospect_core::{Step, failpoint};
 use prospect_model::{CausalLm, ModelError};
@@ -12,7 +15,11 @@ use super::state::{STATE_FILE, State};
 use super::tensors::write_tensors;
 use super::{MODEL_DIR, Named, OPTIMIZER_FILE};
 use crate::TrainError;
+use crate::progress::Progress;
 use crate::storage::{self, Staging};
+
+/// How often the files of a model that is being written are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// SHA-256 of a checkpoint's `MANIFEST.json`, which names the digests of all its other files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +34,8 @@ pub struct Snapshot {
     /// What the optimizer's file holds.
     pub(super) optimizer: Named,
     pub(super) state: State,
+    /// The trainer's, where writing shows.
+    pub(super) progress: Arc<Progress>,
 }
 
 impl Snapshot {
@@ -37,29 +46,34 @@ impl Snapshot {
 
     /// Writes the checkpoint to the directory `staged`, whose parent is there, in place of what an
     /// earlier attempt left. Every file and directory is durable when this returns, and the
-    /// manifest is written after all else. After an error nothing is left of it.
+    /// manifest is written after all else. The trainer's [`Progress`] counts what is done of it.
+    /// After an error nothing is left of it.
     ///
     /// # Errors
     /// [`TrainError::Storage`] with the path that could not be written or made durable, what
     /// the model's directory cannot be copied for, and [`TrainError::NotFiniteWeights`].
     pub fn write(self, staged: &Path) -> Result<CheckpointManifestDigest, TrainError> {
         let _no_grad = tch::no_grad_guard();
-        check_finite(self.state.step, self.model.iter().chain(&self.optimizer))?;
+        let progress = &*self.progress;
+        check_finite(self.state.step, self.model.iter().chain(&self.optimizer), progress)?;
         let staging = Staging::new(staged)?;
         let dir = staging.path();
         let model = dir.join(MODEL_DIR);
         pass("checkpoint::model", &model)?;
-        save_model(&self.source_dir, &model, &self.model)?;
+        save_model(&self.source_dir, &model, &self.model, progress)?;
         let optimizer = dir.join(OPTIMIZER_FILE);
         pass("checkpoint::optimizer", &optimizer)?;
-        write_tensors(&optimizer, &self.optimizer)?;
+        write_tensors(&optimizer, &self.optimizer, progress)?;
         let state = dir.join(STATE_FILE);
         pass("checkpoint::state", &state)?;
         self.state.write(&state)?;
-        storage::sync_tree(dir, |path| pass("checkpoint::sync", path))?;
+        storage::sync_tree(dir, |path| {
+            progress.tick();
+            pass("checkpoint::sync", path)
+        })?;
         let manifest = dir.join(MANIFEST_FILE);
         pass("checkpoint::manifest", &manifest)?;
-        let digest = Manifest::write(&manifest, self.state.step, self.state.world_size)?;
+        let digest = Manifest::write(&manifest, self.state.step, self.state.world_size, progress)?;
         storage::sync(&manifest)?;
         pass("checkpoint::sync_dir", dir)?;
         storage::sync(dir)?;
@@ -77,8 +91,10 @@ fn pass(place: &'static str, path: &Path) -> Result<(), TrainError> {
 pub(super) fn check_finite<'a>(
     step: Step,
     tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
+    progress: &Progress,
 ) -> Result<(), TrainError> {
     for (name, tensor) in tensors {
+        progress.tick();
         if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             return Err(TrainError::NotFiniteWeights { step, name: name.clone() });
         }
@@ -87,10 +103,38 @@ pub(super) fn check_finite<'a>(
 }
 
 /// Writes a model directory. Storage that fails on the way is a storage error here too.
-pub(super) fn save_model(source_dir: &Path, dir: &Path, weights: &Named) -> Result<(), TrainError> {
-    CausalLm::save_tensors(source_dir, dir, weights).map_err(|error| match error {
+pub(super) fn save_model(
+    source_dir: &Path,
+    dir: &Path,
+    weights: &Named,
+    progress: &Progress,
+) -> Result<(), TrainError> {
+    let saved = while_watched(dir, progress, || CausalLm::save_tensors(source_dir, dir, weights));
+    saved.map_err(|error| match error {
         ModelError::Write { path, source } => TrainError::Storage { action: "write", path, source },
         other => TrainError::Model(other),
+    })
+}
+
+/// Does `work`, which fills a directory, and counts it as progress whenever the files there have
+/// grown, and once at the end.
+fn while_watched<T>(dir: &Path, progress: &Progress, work: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        let (ended, wait) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            let mut seen = 0;
+            while wait.recv_timeout(LOOK_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let found = storage::total_bytes(dir);
+                if found != seen {
+                    progress.tick();
+                }
+                seen = found;
+            }
+            progress.tick();
+        });
+        // Dropped in whatever way the work ends, which ends the wait.
+        let _ended = ended;
+        work()
     })
 }
 

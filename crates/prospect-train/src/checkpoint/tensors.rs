@@ -11,9 +11,13 @@ use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
 use crate::TrainError;
+use crate::progress::Progress;
 
 /// Longest header that is read: far above what any model needs.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
+
+/// Bytes that are written before they are made durable.
+const PIECE_BYTES: usize = 64 << 20;
 
 /// The only type that is written.
 const DTYPE: &str = "F32";
@@ -33,8 +37,13 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
-/// Writes f32 tensors under their names.
-pub(crate) fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), TrainError> {
+/// Writes f32 tensors under their names. Each piece is durable before the next one is begun, so
+/// that no wait for the disk is long.
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    progress: &Progress,
+) -> Result<(), TrainError> {
     let mut header = Map::new();
     let mut end = 0;
     for (name, tensor) in tensors {
@@ -51,8 +60,17 @@ pub(crate) fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result
     let mut file = BufWriter::new(File::create(path).map_err(storage)?);
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(storage)?;
     file.write_all(&header).map_err(storage)?;
+    let mut num_waiting = 0;
     for (_, tensor) in tensors {
-        file.write_all(&bytes(tensor)?).map_err(storage)?;
+        for piece in bytes(tensor)?.chunks(PIECE_BYTES) {
+            file.write_all(piece).map_err(storage)?;
+            num_waiting += piece.len();
+            if num_waiting >= PIECE_BYTES {
+                file.flush().and_then(|()| file.get_ref().sync_data()).map_err(storage)?;
+                num_waiting = 0;
+            }
+            progress.tick();
+        }
     }
     file.flush().map_err(storage)
 }

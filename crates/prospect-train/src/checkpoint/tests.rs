@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::tensors::{TensorsFile, write_tensors};
 use crate::TrainError;
+use crate::progress::Progress;
 
 fn tensor(values: &[f32], shape: &[i64]) -> Tensor {
     Tensor::f_from_slice(values).unwrap().f_view(shape).unwrap()
@@ -17,7 +18,7 @@ fn check(name: &str, shape: &[i64]) -> Result<Vec<f32>, TrainError> {
         ("b".to_owned(), tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, f32::MIN_POSITIVE], &[2, 3])),
         ("a".to_owned(), tensor(&[7.0], &[1])),
     ];
-    write_tensors(&path, &tensors)?;
+    write_tensors(&path, &tensors, &Progress::default())?;
     let mut file = TensorsFile::open(&path)?;
     let destination = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?;
     file.take(name, &destination)?;

@@ -123,6 +123,22 @@ fn a_snapshot_is_of_its_moment_whatever_the_trainer_does_later() {
 }
 
 #[test]
+fn writing_a_snapshot_and_hashing_it_is_progress() {
+    let root = tempfile::tempdir().unwrap();
+    let trainer = Trainer::new(&config("smollm2", "llama2"), Device::Cpu).unwrap();
+    let (snapshot, progress) = (trainer.snapshot().unwrap(), trainer.progress());
+    let before = progress.count();
+    snapshot.write(&root.path().join("step")).unwrap();
+    let found = progress.count() - before;
+    let content = fs::read(root.path().join("step").join(OPTIMIZER)).unwrap();
+    let num_moments = SafeTensors::deserialize(&content).unwrap().len() as u64;
+    // All tensors are looked at, the moments written one by one, and four files made durable and
+    // hashed.
+    let least = num_moments * 3 / 2 + num_moments + 4 + 4;
+    assert!(found >= least, "{found} of {least}");
+}
+
+#[test]
 fn every_rank_learns_that_a_checkpoint_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let found =

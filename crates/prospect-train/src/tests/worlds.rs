@@ -87,7 +87,7 @@ fn an_objective_without_pairs_asks_for_no_reference_point() {
             Err(ExchangeError::Closed { reason: "nobody is there".into() })
         }
         fn wait(&mut self) -> Result<ReferencePoint, ExchangeError> {
-            Err(ExchangeError::Timeout { seconds: 0.0 })
+            Err(ExchangeError::Closed { reason: "nobody is there".into() })
         }
     }
     let mut config = config("smollm2", "llama2");

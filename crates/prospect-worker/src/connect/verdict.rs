@@ -35,7 +35,7 @@ impl From<&Status> for Verdict {
     fn from(status: &Status) -> Self {
         let reason = describe(status);
         match status.code() {
-            Code::Aborted | Code::NotFound => {
+            Code::Aborted => {
                 let info = status.get_details_error_info();
                 let has_ended = info.is_some_and(|info| info.reason == RUN_ENDED);
                 Self::ForNow { reason, has_ended }

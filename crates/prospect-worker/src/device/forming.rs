@@ -12,7 +12,7 @@ use super::mailbox::Mailbox;
 use super::runner::{Break, Voice};
 use super::{Formed, Place, Rendezvous, Setup};
 use crate::WorkerError;
-use crate::torch::{Backend, LibtorchError, ProcessGroup, TcpStore};
+use crate::torch::{AbortHandle, Backend, LibtorchError, ProcessGroup, TcpStore};
 
 /// What a meeting needs.
 struct Meeting {
@@ -51,7 +51,7 @@ pub(super) fn meet(
         world_size: place.world_size as usize,
         timeout,
     };
-    mailbox.begin_forming(generation);
+    mailbox.begin_forming(generation)?;
     spawn(generation, meeting, Arc::clone(mailbox))?;
     Ok(mailbox.wait_formed()?.map_err(WorkerError::Rendezvous)?)
 }
@@ -62,13 +62,22 @@ fn spawn(
     mailbox: Arc<Mailbox>,
 ) -> Result<(), WorkerError> {
     let thread = thread::Builder::new().name(format!("forming-{generation}"));
-    let spawned = thread.spawn(move || mailbox.formed(generation, meeting.hold()));
+    let spawned = thread.spawn(move || {
+        let may_begin = |abort| mailbox.meets(generation, abort);
+        if let Some(outcome) = meeting.hold(may_begin).transpose() {
+            mailbox.formed(generation, outcome);
+        }
+    });
     spawned.map(drop).map_err(|source| WorkerError::Thread { source })
 }
 
 impl Meeting {
-    /// The group, once every rank has taken part in a first collective.
-    fn hold(self) -> Result<Formed, LibtorchError> {
+    /// The group, once every rank has taken part in a first collective. It is begun if that
+    /// `may_begin`, which is given what ends it.
+    fn hold(
+        self,
+        may_begin: impl FnOnce(AbortHandle) -> bool,
+    ) -> Result<Option<Formed>, LibtorchError> {
         let Self { backend, rendezvous, hosted, rank, world_size, timeout } = self;
         let store = match hosted {
             Some(store) => store,
@@ -76,11 +85,14 @@ impl Meeting {
         };
         let prefix = &rendezvous.prefix;
         let group = ProcessGroup::new(backend, &store, prefix, rank, world_size, timeout)?;
+        if !may_begin(group.abort_handle()) {
+            return Ok(None);
+        }
         // Connections that are made with the first collective are made here, where a peer that
         // is gone holds up nobody else.
         group.barrier()?.wait()?;
         group.settle()?;
-        Ok(Formed { group, store })
+        Ok(Some(Formed { group, store }))
     }
 }
 

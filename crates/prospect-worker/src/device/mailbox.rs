@@ -30,8 +30,8 @@ struct State {
     forming: Option<(Generation, Option<Result<Formed, LibtorchError>>)>,
     /// Wakes the collectives of the world that this worker is in.
     abort: Option<AbortHandle>,
-    /// Checkpoints that are being written or wait for it.
-    num_writing: usize,
+    /// Step whose checkpoint is being written.
+    writing: Option<Step>,
     /// Step whose checkpoint was written last.
     written: Option<Step>,
     /// Step whose checkpoint was last said to be in its place.
@@ -108,10 +108,11 @@ impl Mailbox {
         self.change(|state| state.weights = Some(weights));
     }
 
-    /// Says that the weights were taken from the checkpoint of a step, or from the model as it
-    /// was loaded: what was written before counts for nothing.
-    pub fn set_restored(&self, step: Step) {
-        self.change(|state| (state.written, state.durable) = (None, Some(step)));
+    /// Says that the weights were taken from elsewhere, so that what was written before counts for
+    /// nothing. `durable` is the step whose checkpoint they are known to be, step 0 for the model
+    /// as it was loaded.
+    pub fn set_taken_over(&self, durable: Option<Step>) {
+        self.change(|state| (state.written, state.durable) = (None, durable));
     }
 
     /// The interruption that is there, if any; it stays.
@@ -134,8 +135,15 @@ impl Mailbox {
         }
     }
 
-    pub fn next_order(&self) -> Result<(Generation, Order), Interrupted> {
-        self.wait(|state| state.orders.pop_front())
+    /// The next order. Whoever owes a checkpoint gets nothing as soon as none is being written.
+    pub fn next_order(
+        &self,
+        owes_checkpoint: bool,
+    ) -> Result<Option<(Generation, Order)>, Interrupted> {
+        self.wait(|state| match owes_checkpoint && state.writing.is_none() {
+            true => Some(None),
+            false => state.orders.pop_front().map(Some),
+        })
     }
 
     /// Where the peers of this generation meet.
@@ -160,8 +168,13 @@ impl Mailbox {
     }
 
     /// Says that a world is being formed.
-    pub fn begin_forming(&self, generation: Generation) {
-        self.change(|state| state.forming = Some((generation, None)));
+    pub fn begin_forming(&self, generation: Generation) -> Result<(), Interrupted> {
+        // What was there is dropped without the lock: ending a group may take a while.
+        self.change(|state| match state.interrupt {
+            Some(_) => Err(Interrupted),
+            None => Ok(state.forming.replace((generation, None))),
+        })
+        .map(drop)
     }
 
     pub fn wait_formed(&self) -> Result<Result<Formed, LibtorchError>, Interrupted> {
@@ -170,11 +183,16 @@ impl Mailbox {
 
     /// Waits until no checkpoint is being written.
     pub fn wait_written(&self) -> Result<(), Interrupted> {
-        self.wait(|state| (state.num_writing == 0).then_some(()))
+        self.wait(|state| state.writing.is_none().then_some(()))
     }
 
-    pub fn begin_writing(&self) {
-        self.change(|state| state.num_writing += 1);
+    /// Step whose checkpoint is being written, if any.
+    pub fn writing(&self) -> Option<Step> {
+        self.lock().writing
+    }
+
+    pub fn begin_writing(&self, step: Step) {
+        self.change(|state| state.writing = Some(step));
     }
 
     /// Whether a checkpoint of this step lies on disk.
@@ -186,6 +204,18 @@ impl Mailbox {
 
 /// For the threads at its side.
 impl Mailbox {
+    /// Says with what the first collective of a generation is given up. Whether its world is still
+    /// wanted.
+    pub fn meets(&self, generation: Generation, abort: AbortHandle) -> bool {
+        self.change(|state| {
+            let is_wanted = matches!(&state.forming, Some((of, None)) if *of == generation);
+            if is_wanted {
+                state.abort = Some(abort);
+            }
+            is_wanted
+        })
+    }
+
     /// Hands in the world of a generation. One that nobody waits for any more is given up.
     pub fn formed(&self, generation: Generation, result: Result<Formed, LibtorchError>) {
         let _unwanted = self.change(|state| match &mut state.forming {
@@ -198,11 +228,11 @@ impl Mailbox {
         });
     }
 
-    /// Says that the oldest order to write is done: the step whose checkpoint lies on disk, or
-    /// nothing when that failed.
+    /// Says that nothing is being written: the step whose checkpoint lies on disk, or nothing when
+    /// that failed.
     pub fn written(&self, step: Option<Step>) {
         self.change(|state| {
-            state.num_writing -= 1;
+            state.writing = None;
             state.written = step.or(state.written);
         });
     }

@@ -50,11 +50,11 @@ impl Saving {
         Self { run_dir, suffix, mailbox, voice, writer: None }
     }
 
-    /// Copies the weights and has them written after what is being written. A failure is told
-    /// and leaves everything as it is.
+    /// Copies the weights and has them written; nothing may be being written, so that there is one
+    /// copy at most. A failure is told and leaves everything as it is.
     pub fn begin(&mut self, trainer: &Trainer) {
         let step = trainer.done();
-        self.mailbox.begin_writing();
+        self.mailbox.begin_writing(step);
         let begun = trainer.snapshot().map_err(WorkerError::from).and_then(|snapshot| {
             let name = format!(".staged-{}-{}", step.directory_name(), self.suffix);
             let path = Path::new(CHECKPOINTS).join(name);
@@ -63,9 +63,17 @@ impl Saving {
             Ok(())
         });
         if let Err(error) = begun {
-            say_failed(&self.voice, step, &error);
+            say_failed(&self.voice, step, error.to_string());
             self.mailbox.written(None);
         }
+    }
+
+    /// Tells that there will be no checkpoint of a step, because an earlier one is not done.
+    pub fn skip(&self, step: Step, earlier: Step) {
+        let message = format!(
+            "the one of step {earlier} is still being written; raise checkpoint.every_steps"
+        );
+        say_failed(&self.voice, step, message);
     }
 
     /// Writes the trained model and says so.
@@ -96,7 +104,7 @@ fn spawn_writer(mailbox: Arc<Mailbox>, voice: Voice) -> Result<mpsc::Sender<Job>
                 let step = job.snapshot.step();
                 let written = write(job, &voice);
                 if let Err(error) = &written {
-                    say_failed(&voice, step, error);
+                    say_failed(&voice, step, error.to_string());
                 }
                 mailbox.written(written.is_ok().then_some(step));
             }
@@ -120,7 +128,7 @@ fn write(job: Job, voice: &Voice) -> Result<(), WorkerError> {
     Ok(())
 }
 
-fn say_failed(voice: &Voice, step: Step, error: &WorkerError) {
-    warn!(%step, %error, "no checkpoint");
-    voice.say(WorkerMessage::CheckpointFailed { step, message: error.to_string() });
+fn say_failed(voice: &Voice, step: Step, message: String) {
+    warn!(%step, error = message, "no checkpoint");
+    voice.say(WorkerMessage::CheckpointFailed { step, message });
 }

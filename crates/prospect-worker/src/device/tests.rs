@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use prospect_core::{Generation, KlSums, PartKlSums, ReferencePoint, ShardKind, Step};
 use prospect_proto::WorkerMessage;
@@ -13,6 +14,7 @@ use super::interrupt::{Interrupt, Interrupted};
 use super::mailbox::Mailbox;
 use super::runner::Voice;
 use super::{Event, Order, PassId};
+use crate::torch::{Backend, LibtorchError, ProcessGroup, TcpStore};
 
 fn pass(step: u64) -> PassId {
     PassId { step: Step(step), kind: ShardKind::Train, eval_index: 0 }
@@ -59,7 +61,7 @@ fn repeats_of_earlier_points_are_passed_over() {
 fn an_interruption_ends_every_wait() {
     for interrupt in [regroup(2), Interrupt::Close, Interrupt::Cut] {
         let wake = |mailbox: &Mailbox| mailbox.interrupt(interrupt).give_up();
-        assert_eq!(check(|mailbox| mailbox.next_order(), wake), Err(Interrupted));
+        assert_eq!(check(|mailbox| mailbox.next_order(false), wake), Err(Interrupted));
         assert_eq!(check(|mailbox| mailbox.wait_commit(Step(1)), wake), Err(Interrupted));
         assert_eq!(check(|mailbox| mailbox.take_interrupt(), wake), interrupt);
         let wait = |mailbox: &Mailbox| {
@@ -68,7 +70,7 @@ fn an_interruption_ends_every_wait() {
         };
         assert!(matches!(check(wait, wake), Err(ExchangeError::Aborted { .. })));
         let wait = |mailbox: &Mailbox| {
-            mailbox.begin_writing();
+            mailbox.begin_writing(Step(1));
             mailbox.wait_written()
         };
         assert_eq!(check(wait, wake), Err(Interrupted));
@@ -90,7 +92,7 @@ fn a_commit_counts_in_its_generation_only() {
     // The order of the old generation is gone; the commit came with it.
     mailbox.order(Generation(2), Order::Stop { reason: "SIGTERM".into() });
     let order = Order::Stop { reason: "SIGTERM".into() };
-    assert_eq!(mailbox.next_order(), Ok((Generation(2), order)));
+    assert_eq!(mailbox.next_order(false), Ok(Some((Generation(2), order))));
     mailbox.commit(Step(4));
     mailbox.interrupt(Interrupt::Cut).give_up();
     assert_eq!(mailbox.wait_commit(Step(5)), Err(Interrupted));
@@ -108,13 +110,44 @@ fn an_end_is_not_taken_back() {
 #[test]
 fn what_was_saved_before_a_step_back_counts_for_nothing() {
     let mailbox = Mailbox::default();
-    mailbox.begin_writing();
+    mailbox.begin_writing(Step(6));
     mailbox.written(Some(Step(6)));
     mailbox.durable(Step(4));
     assert!(mailbox.is_saved(Step(6)) && mailbox.is_saved(Step(4)));
     assert!(!mailbox.is_saved(Step(5)));
-    mailbox.set_restored(Step(4));
+    mailbox.set_taken_over(Some(Step(4)));
     assert!(!mailbox.is_saved(Step(6)) && mailbox.is_saved(Step(4)));
+}
+
+#[test]
+fn a_checkpoint_that_is_owed_goes_before_the_next_order_once_none_is_written() {
+    let mailbox = Mailbox::default();
+    mailbox.order(Generation(1), Order::Finish);
+    mailbox.order(Generation(1), Order::Finish);
+    mailbox.begin_writing(Step(2));
+    let order = Ok(Some((Generation(1), Order::Finish)));
+    assert_eq!(mailbox.next_order(true), order);
+    mailbox.written(Some(Step(2)));
+    assert_eq!(mailbox.next_order(true), Ok(None));
+    assert_eq!(mailbox.next_order(false), order);
+    let waiting = |mailbox: &Mailbox| mailbox.next_order(true);
+    assert_eq!(check(waiting, |mailbox| mailbox.written(None)), Ok(None));
+}
+
+#[test]
+fn a_regroup_gives_up_the_first_collective() {
+    let timeout = Duration::from_secs(20);
+    let store = TcpStore::host("127.0.0.1", 0, timeout).unwrap();
+    let group = ProcessGroup::new(Backend::Gloo, &store, "g1", 0, 1, timeout).unwrap();
+    let mailbox = Mailbox::default();
+    mailbox.begin_forming(Generation(1)).unwrap();
+    assert!(!mailbox.meets(Generation(2), group.abort_handle()));
+    assert!(mailbox.meets(Generation(1), group.abort_handle()));
+    group.barrier().unwrap().wait().unwrap();
+    mailbox.interrupt(regroup(2)).give_up();
+    assert!(matches!(group.barrier(), Err(LibtorchError::Aborted { .. })));
+    assert!(!mailbox.meets(Generation(1), group.abort_handle()));
+    assert_eq!(mailbox.begin_forming(Generation(1)), Err(Interrupted));
 }
 
 #[test]

@@ -29,7 +29,8 @@ pub(super) struct World {
     place: Option<Place>,
     /// Kept for the peers of rank 0 until the next generation.
     store: Option<Arc<TcpStore>>,
-    /// A checkpoint of the step that is pending, or of the last one done, is still to be begun.
+    /// A checkpoint of the step that is pending, or of the last one done, is still to be begun. It
+    /// is as soon as none is being written, unless the next step comes first.
     owes_checkpoint: bool,
 }
 
@@ -52,7 +53,10 @@ impl World {
 
     fn follow_order(&mut self) -> Result<(), Break> {
         self.set_phase(StepPhase::Idle);
-        let (generation, order) = self.mailbox.next_order()?;
+        let Some((generation, order)) = self.mailbox.next_order(self.owes_checkpoint)? else {
+            self.begin_checkpoint();
+            return Ok(());
+        };
         match order {
             Order::Place(place) => self.enter(generation, place),
             Order::Shard(shard) => {
@@ -61,8 +65,7 @@ impl World {
             }
             Order::Finish => {
                 if self.placed("a finish")?.rank.0 == 0 {
-                    self.set_phase(StepPhase::Saving);
-                    self.mailbox.wait_written()?;
+                    self.complete_checkpoints()?;
                     self.saving.save_final(&self.trainer, &self.voice)?;
                 }
                 Ok(())
@@ -97,8 +100,12 @@ impl World {
         let entered = self.trainer.enter(formed.group, &place.restore, run_dir);
         self.publish_weights();
         let step = entered?;
-        if matches!(place.restore, Restore::Initial | Restore::Checkpoint { .. }) {
-            self.mailbox.set_restored(step);
+        match &place.restore {
+            Restore::Initial | Restore::Checkpoint { .. } => {
+                self.mailbox.set_taken_over(Some(step));
+            }
+            Restore::Peer { rank } if *rank != place.rank => self.mailbox.set_taken_over(None),
+            Restore::Peer { .. } | Restore::Kept => {}
         }
         info!(rank = %place.rank, world_size = place.world_size, %generation, %step, "ready");
         self.place = Some(place);
@@ -109,6 +116,9 @@ impl World {
     /// One pass over a shard: a step that moves the weights once it is committed, or an
     /// evaluation.
     fn pass(&mut self, shard: &Shard) -> Result<(), Break> {
+        if shard.kind == ShardKind::Train {
+            self.begin_or_skip_checkpoint();
+        }
         let pass = PassId::of(shard);
         let mut exchange = MailboxExchange { pass, mailbox: &self.mailbox, voice: &self.voice };
         let report = match shard.kind {
@@ -126,13 +136,7 @@ impl World {
         self.voice.say(WorkerMessage::StepReport(report));
         self.set_phase(StepPhase::Commit);
         self.mailbox.wait_commit(shard.step)?;
-        self.apply(shard.step)?;
-        if self.owes_checkpoint {
-            self.set_phase(StepPhase::Saving);
-            self.mailbox.wait_written()?;
-            self.begin_checkpoint();
-        }
-        Ok(())
+        Ok(self.apply(shard.step)?)
     }
 
     /// Moves the weights by a step that is committed.
@@ -144,16 +148,38 @@ impl World {
     }
 
     fn begin_checkpoint(&mut self) {
+        self.set_phase(StepPhase::Saving);
         self.owes_checkpoint = false;
         self.saving.begin(&self.trainer);
+    }
+
+    /// Begins the checkpoint that is owed. If another one is being written, nobody waits for that:
+    /// there will be none.
+    fn begin_or_skip_checkpoint(&mut self) {
+        if !std::mem::take(&mut self.owes_checkpoint) {
+            return;
+        }
+        match self.mailbox.writing() {
+            None => self.begin_checkpoint(),
+            Some(earlier) => self.saving.skip(self.trainer.done(), earlier),
+        }
     }
 
     /// Sees that a checkpoint of the last step lies on disk, if that can be done.
     fn save_last_step(&mut self) -> Result<(), Break> {
         self.set_phase(StepPhase::Saving);
+        // It may be the one that is being written.
         self.mailbox.wait_written()?;
         let done = self.trainer.done();
-        if done > Step(0) && !self.mailbox.is_saved(done) {
+        self.owes_checkpoint = done > Step(0) && !self.mailbox.is_saved(done);
+        self.complete_checkpoints()
+    }
+
+    /// Waits until the checkpoints that were ordered lie on disk, as far as that can be done.
+    fn complete_checkpoints(&mut self) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        self.mailbox.wait_written()?;
+        if self.owes_checkpoint {
             self.begin_checkpoint();
             self.mailbox.wait_written()?;
         }
@@ -173,9 +199,7 @@ impl World {
             }
             None => {}
         }
-        if self.owes_checkpoint {
-            self.begin_checkpoint();
-        }
+        self.begin_or_skip_checkpoint();
         let step = self.trainer.done();
         info!(%generation, %step, "standing by");
         self.voice.say(WorkerMessage::Standing { step });

@@ -67,6 +67,10 @@ impl Session {
                 self.farewell = Some(Farewell::Stop);
                 self.patience.run_is_ending();
                 thread.order(generation, Order::Stop { reason });
+                // One that was turned down may be what the stop waits for.
+                for message in self.outbox.checkpoints_written() {
+                    self.send(None, message);
+                }
             }
             CoordinatorMessage::Abort { reason, kind } => {
                 return Some(Err(self.aborted(reason, kind)));

@@ -48,6 +48,11 @@ impl Outbox {
         self.filtered(|message| matches!(message, Said::FinalWritten { .. }))
     }
 
+    /// What was said of checkpoints that are not known to be in their place.
+    pub fn checkpoints_written(&self) -> Vec<Said> {
+        self.filtered(|message| matches!(message, Said::CheckpointWritten { .. }))
+    }
+
     /// What was said on standing by.
     pub fn standing(&self) -> Vec<Said> {
         self.filtered(|message| matches!(message, Said::Standing { .. }))
@@ -80,7 +85,9 @@ pub(super) fn is_of_generation(message: &Said) -> bool {
 /// Whether what was heard shows that what was said has had its effect.
 fn answers(heard: &Heard, said: &Said) -> bool {
     match (heard, said) {
-        (Heard::Assignment { .. }, Said::Loaded { .. } | Said::Standing { .. })
+        // That the model is loaded is said on every session: a coordinator that was started again
+        // does not know it.
+        (Heard::Assignment { .. }, Said::Standing { .. })
         | (Heard::Rendezvous { .. }, Said::StoreReady { .. }) => true,
         // After a step back the checkpoints of the steps that were lost are worth nothing.
         (

@@ -44,7 +44,7 @@ fn a_worker_that_is_put_off_gets_in_later() {
     let ending = Status::aborted("the run has ended: trained for 2 steps");
     *coordinator.first_refusals.lock().unwrap() = vec![ending.clone(), ending];
     // A coordinator that was started again between Join and the session.
-    let unknown = Status::not_found("worker w0 has not joined this run; call Join first");
+    let unknown = Status::aborted("worker w0 has not joined; join first");
     *coordinator.session_refusals.lock().unwrap() = vec![unknown];
     assert_eq!(coordinator.meet(pending()).0.unwrap(), ExitCode::Preempted);
 }

@@ -15,12 +15,16 @@ use crate::client::StatusClient;
 use crate::crew::{Crew, News};
 use crate::display::Display;
 use crate::error::CliError;
+use crate::notices;
 use crate::signals::{INTERRUPTED, Signals};
 
 /// How long the coordinator has to find out by itself that a worker ended.
 const NOTICE: Duration = Duration::from_secs(3);
 /// How long a coordinator whose workers have all gone has to stop when asked to.
 const STOP: Duration = Duration::from_secs(30);
+
+/// What is said to who stops a run at once.
+const GOES_ON: &str = "the same command goes on from the newest durable checkpoint";
 
 /// The parts of a run that is going on.
 pub struct Run<'a> {
@@ -93,7 +97,7 @@ impl<'a> Run<'a> {
                     return Ok(Some(outcome.map_err(ended)??));
                 }
                 Some(status) = self.statuses.recv() => self.see(status),
-                news = self.crew.next() => self.hear(news?),
+                news = self.crew.next() => self.hear(news),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     if let Shortage::Alone { .. } = self.shortage {
                         self.coordinator.abort();
@@ -105,8 +109,9 @@ impl<'a> Run<'a> {
                 }
                 signal = signals.next() => {
                     if was_signalled {
-                        self.display.say(&CliError::StoppedAtOnce { signal }.to_string());
+                        self.display.say(&format!("stopped at once by {signal}; {GOES_ON}"));
                         self.crew.end(Duration::ZERO).await;
+                        notices::finish();
                         std::process::exit(INTERRUPTED);
                     }
                     was_signalled = true;
@@ -158,7 +163,7 @@ impl<'a> Run<'a> {
 
     /// Shows how the run stands.
     fn see(&mut self, status: RunStatus) {
-        self.crew.stands_at(status.step);
+        self.crew.stands_at(&status);
         if status.phase.is_terminal() {
             self.crew.stop_restarts();
         }

@@ -1,5 +1,5 @@
-//! Two ledgers side by side: bit for bit as long as both were computed alike, to a tolerance from
-//! the first step on that another number of workers has done with the fast reduction.
+//! Two ledgers side by side: bit for bit as long as both were computed alike, and for some steps to
+//! a tolerance from the first one on that another number of workers has done with the fast reduction.
 
 use serde_json::Value;
 
@@ -9,6 +9,9 @@ use super::run::{JOURNAL, MANIFEST, Placed, Run};
 
 /// Largest relative difference of losses between numbers of workers with the fast reduction.
 pub(super) const TOLERANCE: f64 = 1e-5;
+/// Steps for which it is held, from the first one on that may differ. Differences grow with every
+/// step, so that no bound holds for all.
+pub(super) const HELD_STEPS: u64 = 50;
 
 /// The setting that may differ: every line of the ledger has the number of workers itself.
 const WORKERS: &str = "coordinator.workers";
@@ -18,11 +21,24 @@ const WORKERS: &str = "coordinator.workers";
 pub(super) struct Extent {
     /// Steps compared bit for bit.
     pub(super) exact: u64,
-    /// Steps compared to a tolerance.
+    /// Steps whose losses may differ.
     pub(super) loose: u64,
     /// First step that was done by different numbers of workers.
     pub(super) parted: Option<u64>,
-    /// Largest relative difference of losses among the steps compared to a tolerance.
+    /// Largest relative difference of losses among the steps held to a tolerance.
+    pub(super) worst: f64,
+    /// The same among those after them.
+    pub(super) worst_later: f64,
+}
+
+/// What steps that were done again gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Again {
+    /// The same bits as before.
+    pub(super) same: u64,
+    /// Other bits.
+    pub(super) other: u64,
+    /// Largest relative difference of losses.
     pub(super) worst: f64,
 }
 
@@ -53,14 +69,31 @@ pub(super) fn entries<'a>(
                 .map_err(|finding| Difference::Exact(at(finding)))?;
             extent.exact += 1;
         } else {
+            let is_held = extent.parted.is_some_and(|parted| entry.step < parted + HELD_STEPS);
             let difference = content(entry, other)
-                .and_then(|()| nearly(entry, other))
+                .and_then(|()| nearly(entry, other, is_held))
                 .map_err(|finding| Difference::Loose(at(finding)))?;
-            extent.worst = extent.worst.max(difference);
+            let worst = if is_held { &mut extent.worst } else { &mut extent.worst_later };
+            *worst = worst.max(difference);
             extent.loose += 1;
         }
     }
     Ok(extent)
+}
+
+/// Compares steps that were done again with what they were before: they hold the same, and what
+/// their numbers are is told.
+pub(super) fn again<'a>(
+    pairs: impl Iterator<Item = (Placed<'a>, &'a Entry)>,
+) -> Result<Again, Finding> {
+    let mut again = Again::default();
+    for (Placed { line, entry }, before) in pairs {
+        content(entry, before).map_err(|finding| finding.at_line(line).of_step(entry.step))?;
+        let is_same = numbers(entry, before).is_ok();
+        *if is_same { &mut again.same } else { &mut again.other } += 1;
+        again.worst = again.worst.max(difference(entry, before));
+    }
+    Ok(again)
 }
 
 /// What a step holds, whoever computes it.
@@ -117,15 +150,23 @@ fn bits(field: &str, found: Bits, expected: Bits) -> Result<(), Finding> {
     Err(Finding::in_file(JOURNAL, field, found, expected))
 }
 
-/// Relative difference of the losses.
-fn nearly(entry: &Entry, other: &Entry) -> Result<f64, Finding> {
-    let (found, expected) = (entry.loss.value(), other.loss.value());
-    let scale = found.abs().max(expected.abs());
-    let difference = if found == expected { 0.0 } else { (found - expected).abs() / scale };
+/// Relative difference of the losses, which is a number, and within the tolerance where it is held.
+fn nearly(entry: &Entry, other: &Entry, is_held: bool) -> Result<f64, Finding> {
+    let difference = difference(entry, other);
     // Also false for what is not a number.
-    if difference <= TOLERANCE {
+    if difference <= if is_held { TOLERANCE } else { f64::MAX } {
         return Ok(difference);
     }
-    let expected = format!("{expected} within {TOLERANCE:e} of it");
+    let (found, expected) = (entry.loss.value(), other.loss.value());
+    let expected = match is_held {
+        true => format!("{expected} within {TOLERANCE:e} of it"),
+        false => format!("a number as {expected} is"),
+    };
     Err(Finding::in_file(JOURNAL, "loss", found, expected))
+}
+
+fn difference(entry: &Entry, other: &Entry) -> f64 {
+    let (found, expected) = (entry.loss.value(), other.loss.value());
+    let scale = found.abs().max(expected.abs());
+    if found == expected { 0.0 } else { (found - expected).abs() / scale }
 }

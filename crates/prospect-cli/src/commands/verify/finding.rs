@@ -63,6 +63,16 @@ impl Finding {
     }
 }
 
+impl Verdict {
+    /// The same where a part of what the law is about is missing: no break, but no proof.
+    pub(super) fn only_so_far(self, reason: &str) -> Self {
+        match self {
+            Self::Holds(text) => Self::NotJudged(format!("{reason}; until there {text}")),
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;

@@ -77,9 +77,14 @@ impl Judgement {
         Ok(Self { run: Summary::new(run), against: against.map(Summary::new), laws })
     }
 
-    /// Whether no law is broken.
+    /// Whether no law is broken and, against another run, one of N1 and N4 says that both are one.
     pub(super) fn holds(&self) -> bool {
-        !self.laws.iter().any(|law| matches!(law.verdict, Verdict::Broken(_)))
+        let mut laws = self.laws.iter();
+        let is_compared = |law: &LawVerdict| {
+            ["N1", "N4"].contains(&law.law) && matches!(law.verdict, Verdict::Holds(_))
+        };
+        !laws.clone().any(|law| matches!(law.verdict, Verdict::Broken(_)))
+            && (self.against.is_none() || laws.any(is_compared))
     }
 }
 

@@ -174,16 +174,24 @@ fn checkpoints(dir: &Path) -> Result<BTreeMap<u64, Result<Intact, Damage>>, CliE
         let named = name.strip_prefix(ASIDE).unwrap_or(&name);
         let step = named.strip_prefix("step-").and_then(|number| number.parse().ok());
         let Some(step) = step.filter(|&step| directory_name(step) == named) else { continue };
-        if named == name {
-            found.insert(step, digests::checkpoint(&path, step));
-        } else {
+        if named != name {
             aside.push((step, path));
+        } else if let Some(checkpoint) = checkpoint(&path, step) {
+            found.insert(step, checkpoint);
         }
     }
     for (step, path) in aside {
-        found.entry(step).or_insert_with(|| digests::checkpoint(&path, step));
+        if !found.contains_key(&step) {
+            found.extend(checkpoint(&path, step).map(|checkpoint| (step, checkpoint)));
+        }
     }
     Ok(found)
+}
+
+/// A checkpoint, unless a run that goes on has taken it away while it was read.
+fn checkpoint(path: &Path, step: u64) -> Option<Result<Intact, Damage>> {
+    let found = digests::checkpoint(path, step);
+    (found.is_ok() || path.exists()).then_some(found)
 }
 
 /// Name of the checkpoint of a step.

@@ -1,11 +1,12 @@
 //! N1 and N4: the run computed what it would have computed without a loss.
 
-use super::compare::{self, Difference, Extent, TOLERANCE};
+use super::compare::{self, Again, Difference, Extent, HELD_STEPS, TOLERANCE};
 use super::finding::{Finding, Verdict};
 use super::records::Record;
-use super::run::{FINAL, JOURNAL, Placed, Run};
+use super::run::{FINAL, JOURNAL, Placed, Run, State};
 
-/// Steps that were done again gave what they had given before.
+/// Steps that were done again hold what they held before. That they give the same bits is no law
+/// for all devices, so that other ones are told and not judged.
 pub(super) fn within(run: &Run) -> Verdict {
     let mut first = std::collections::BTreeMap::new();
     let mut pairs = Vec::new();
@@ -22,15 +23,15 @@ pub(super) fn within(run: &Run) -> Verdict {
     if pairs.is_empty() {
         return Verdict::NotJudged("no step was done twice; give --against to compare runs".into());
     }
-    match compare::entries(pairs.into_iter(), run.is_canonical()) {
-        Err(Difference::Exact(finding) | Difference::Loose(finding)) => Verdict::Broken(finding),
-        Ok(Extent { exact, loose: 0, .. }) => {
-            Verdict::Holds(format!("{} done again, the same bit for bit", steps(exact)))
+    match compare::again(pairs.into_iter()) {
+        Err(finding) => Verdict::Broken(finding),
+        Ok(Again { same, other: 0, .. }) => {
+            Verdict::Holds(format!("{} done again, the same bit for bit", steps(same)))
         }
-        Ok(Extent { exact, loose, worst, .. }) => Verdict::Holds(format!(
-            "{} done again the same bit for bit, {loose} by other numbers of workers with losses \
-             within {worst:.1e}",
-            steps(exact)
+        Ok(Again { same, other, worst }) => Verdict::NotJudged(format!(
+            "{} done again with the same rows and pairs, {other} of them with other bits (losses \
+             within {worst:.1e}); GPUs and other numbers of workers may give such",
+            steps(same + other)
         )),
     }
 }
@@ -65,9 +66,14 @@ pub(super) fn against(run: &Run, other: &Run) -> (Verdict, Verdict) {
         Extent { exact: 0, parted: Some(_), .. } => {
             Verdict::NotJudged("other numbers of workers have done all steps: see N4".to_owned())
         }
+        Extent { exact: 0, .. } => Verdict::NotJudged("no step is in both runs".to_owned()),
         _ => files(run, other, &extent).map(|rest| trajectory(&extent, &rest)).into(),
     };
-    (exactly, elastic(&extent, is_canonical, differing_worlds(run, other)))
+    let elastic = elastic(&extent, is_canonical, differing_worlds(run, other));
+    match cut_short(run, other) {
+        None => (exactly, elastic),
+        Some(reason) => (exactly.only_so_far(&reason), elastic.only_so_far(&reason)),
+    }
 }
 
 fn trajectory(extent: &Extent, rest: &str) -> String {
@@ -80,12 +86,18 @@ fn trajectory(extent: &Extent, rest: &str) -> String {
 
 fn elastic(extent: &Extent, is_canonical: bool, differing: u64) -> Verdict {
     match (extent.parted, differing) {
-        (Some(step), _) => Verdict::Holds(format!(
-            "from step {step} on other numbers of workers: rows and pairs of {} equal, losses \
-             within {:.1e} (bound {TOLERANCE:e})",
-            steps(extent.loose),
-            extent.worst
-        )),
+        (Some(step), _) => {
+            let later = match extent.worst_later {
+                0.0 => String::new(),
+                worst => format!(", within {worst:.1e} after them"),
+            };
+            Verdict::Holds(format!(
+                "from step {step} on other numbers of workers: rows and pairs of {} equal, losses \
+                 within {:.1e} (bound {TOLERANCE:e} for {HELD_STEPS} steps){later}",
+                steps(extent.loose),
+                extent.worst
+            ))
+        }
         (None, 1..) if is_canonical => Verdict::Holds(format!(
             "{} done by other numbers of workers, equal bit for bit (canonical)",
             steps(differing)
@@ -105,8 +117,7 @@ fn differing_worlds(run: &Run, other: &Run) -> u64 {
 
 /// Runs that are complete have done the same steps.
 fn same_end(run: &Run, other: &Run) -> Result<(), Finding> {
-    let last = |run: &Run| run.ledger().keys().next_back().copied().unwrap_or_default();
-    let (found, expected) = (last(run), last(other));
+    let (found, expected) = (last_step(run), last_step(other));
     let is_short = (found < expected && run.is_complete())
         || (found > expected && other.is_complete())
         || (found != expected && run.is_complete() && other.is_complete());
@@ -114,6 +125,21 @@ fn same_end(run: &Run, other: &Run) -> Result<(), Finding> {
         return Err(Finding::in_file(JOURNAL, "the last step", found, expected));
     }
     Ok(())
+}
+
+/// Why a run that has ended says nothing of the steps that are left.
+fn cut_short(run: &Run, other: &Run) -> Option<String> {
+    let sides = [("the run", run, other), ("the other run", other, run)];
+    sides.into_iter().find_map(|(name, run, other)| {
+        let State::Ended(phase) = run.state() else { return None };
+        let (step, reach) = (last_step(run), last_step(other));
+        let is_cut = !run.is_complete() && (phase == "failed" || step < reach);
+        is_cut.then(|| format!("{name} ended at step {step} of {} ({phase})", reach.max(step)))
+    })
+}
+
+fn last_step(run: &Run) -> u64 {
+    run.ledger().keys().next_back().copied().unwrap_or_default()
 }
 
 /// Checkpoints and final weights, as far as the steps before them were done alike.

@@ -5,10 +5,12 @@ use super::*;
 enum Happens {
     /// The worker of this rank dies.
     Dies(u32),
-    /// The run stands at this step.
+    /// The run stands at this step, with all workers.
     Step(u64),
+    /// It stands at this step without the worker of this rank.
+    Without(u32, u64),
 }
-use Happens::{Dies, Step as At};
+use Happens::{Dies, Step as At, Without};
 
 /// Waits in milliseconds, `None` where the budget was used up.
 fn check(max: u32, story: &[Happens], expected: &[Option<u64>]) {
@@ -17,7 +19,8 @@ fn check(max: u32, story: &[Happens], expected: &[Option<u64>]) {
     for happens in story {
         match happens {
             Dies(rank) => waits.push(budget.spend(*rank).map(|wait| wait.as_millis() as u64)),
-            At(step) => budget.stands_at(Step(*step)),
+            At(step) => budget.stands_at(Step(*step), |_| true),
+            Without(rank, step) => budget.stands_at(Step(*step), |other| other != *rank),
         }
     }
     assert_eq!(waits, expected);
@@ -37,13 +40,30 @@ fn each_worker_has_its_own_waits_and_all_have_one_budget() {
 
 #[test]
 fn ten_steps_give_a_restart_back() {
-    check(1, &[At(5), Dies(0), At(14), Dies(0)], &[Some(200), None]);
-    check(1, &[At(5), Dies(0), At(15), Dies(0)], &[Some(200), Some(200)]);
+    check(1, &[At(5), Dies(0), At(5), At(14), Dies(0)], &[Some(200), None]);
+    check(1, &[At(5), Dies(0), At(5), At(15), Dies(0)], &[Some(200), Some(200)]);
+}
+
+#[test]
+fn steps_of_the_others_give_nothing_back() {
+    let story = [At(5), Dies(0), Without(0, 5), Without(0, 80), At(80), At(89), Dies(0)];
+    check(1, &story, &[Some(200), None]);
+    let story = [At(5), Dies(0), Without(0, 80), At(80), At(90), Dies(0)];
+    check(1, &story, &[Some(200), Some(200)]);
+}
+
+#[test]
+fn a_worker_that_dies_again_begins_to_count_again() {
+    let story = [At(5), Dies(0), At(6), Dies(0), At(16), At(20), Dies(0)];
+    check(2, &story, &[Some(200), Some(400), None]);
+    // All of its restarts come back with the one that was a success.
+    let story = [At(5), Dies(0), At(6), Dies(0), At(7), At(17), Dies(0)];
+    check(2, &story, &[Some(200), Some(400), Some(200)]);
 }
 
 #[test]
 fn steps_that_are_done_again_give_nothing_back() {
-    let story = [At(50), Dies(0), At(30), At(45), Dies(0)];
+    let story = [At(50), Dies(0), At(30), At(45), At(59), Dies(0)];
     check(1, &story, &[Some(200), None]);
 }
 

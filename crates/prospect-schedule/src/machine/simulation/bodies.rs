@@ -12,9 +12,12 @@ use crate::machine::Event;
 impl World {
     pub(super) fn start_worker(&mut self, worker: WorkerId) {
         let is_running = self.processes.iter().any(|p| p.is_alive && p.worker == worker);
-        if is_running || self.disk.is_complete {
-            return;
+        if !is_running && !self.disk.is_complete {
+            self.start_process(worker);
         }
+    }
+
+    pub(super) fn start_process(&mut self, worker: WorkerId) {
         let pid = self.processes.len();
         let incarnation = Incarnation(format!("i{pid}"));
         let leaves_early = self.plan.leaves_early;
@@ -47,9 +50,11 @@ impl World {
                     self.after(time, Item::Written(pid, step, value));
                 }
                 Wish::WriteFinal(value) => {
-                    let generation = self.processes[pid].generation;
-                    let time = self.chance.millis(20, 900);
-                    self.after(time, Item::WrittenFinal(pid, generation, value));
+                    if !self.bodies[pid].is_stuck {
+                        let generation = self.processes[pid].generation;
+                        let time = self.chance.millis(20, 900);
+                        self.after(time, Item::WrittenFinal(pid, generation, value));
+                    }
                 }
                 Wish::Exit => self.exits(pid),
             }

@@ -201,10 +201,12 @@ impl World {
         if !self.is_up(epoch) {
             return;
         }
-        let answer = if self.disk.publish_final(&path) {
+        let fails = self.now < self.plan.quiet_from && self.chance.happens(self.plan.disk_fails);
+        let answer = if !fails && self.disk.publish_final(&path) {
             Event::FinalPublished { path: "final".into() }
         } else {
-            Event::FinalRejected { reason: "it is not there".into() }
+            self.seen.insert("final rejected");
+            Event::FinalRejected { reason: "no space left".into() }
         };
         let delay = self.chance.millis(1, 60);
         self.after(delay, Item::Answer(epoch, answer));

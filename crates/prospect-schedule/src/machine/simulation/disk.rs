@@ -92,6 +92,8 @@ impl Disk {
             attempt: replay.attempt,
             attempt_generation: replay.attempt_generation,
             adopt: replay.adopt,
+            banished: replay.banished,
+            last_processes: replay.last_processes,
             ..options.clone()
         }
     }
@@ -112,6 +114,11 @@ impl Disk {
                     assert_eq!(*path, point.path);
                     assert_eq!(point.step, *committed);
                     assert!(point.step >= self.promised);
+                }
+                for (worker, incarnation, _) in members {
+                    let banished = self.replay.banished.get(worker);
+                    let is_banished = banished.is_some_and(|all| all.contains(incarnation));
+                    assert!(!is_banished, "{worker}/{incarnation} has a place again");
                 }
                 self.write(Record::Generation {
                     generation: *generation,
@@ -196,8 +203,11 @@ impl Disk {
         true
     }
 
+    /// Moves the written model to its place, unless that has happened.
     pub(super) fn publish_final(&mut self, path: &str) -> bool {
-        let Some((_, value)) = self.staged.remove(path) else { return false };
+        let Some((_, value)) = self.staged.remove(path) else {
+            return self.final_model.is_some();
+        };
         assert_eq!(Some(&value), self.truth.last(), "the trained model");
         self.final_model = Some(value);
         true

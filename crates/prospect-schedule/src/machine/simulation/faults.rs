@@ -14,11 +14,13 @@ pub(super) enum Fault {
     Kill,
     KillAll,
     Freeze(Duration),
+    /// It freezes, and another process is started in its place.
+    Twin(Duration),
     /// The session breaks; it stands again after this time.
     Cut(Duration),
     /// Messages are held up in both directions.
     Mute(Duration),
-    /// Its computing never ends.
+    /// Its computing never ends, nor its saving of the trained model.
     Stuck,
     /// A collective fails for no reason.
     Glitch,
@@ -146,7 +148,8 @@ impl Fault {
         match chance.below(24) {
             0..=4 => Self::Kill,
             5 => Self::KillAll,
-            6 | 7 => Self::Freeze(chance.millis(100, 8000)),
+            6 => Self::Freeze(chance.millis(100, 8000)),
+            7 => Self::Twin(chance.millis(100, 12_000)),
             8..=10 => Self::Cut(chance.millis(10, 1500)),
             11 | 12 => Self::Mute(chance.millis(50, 7000)),
             13 => Self::Stuck,
@@ -190,6 +193,10 @@ impl World {
             }
             (Fault::Kill, Some(pid)) => self.kill(pid),
             (Fault::Freeze(time), Some(pid)) => self.bodies[pid].frozen_until = now + time,
+            (Fault::Twin(time), Some(pid)) => {
+                self.bodies[pid].frozen_until = now + time;
+                self.start_process(self.processes[pid].worker.clone());
+            }
             (Fault::Mute(time), Some(pid)) => self.bodies[pid].muted_until = now + time,
             (Fault::Cut(time), Some(pid)) => {
                 let coordinator_sees = self.chance.happens(80);

@@ -47,6 +47,12 @@ impl Process {
                 let Some((_, value)) = self.weights.filter(|_| is_rank_0) else {
                     return Vec::new();
                 };
+                if let Some(said) = &self.final_written {
+                    return vec![Wish::Say(said.clone())];
+                }
+                if std::mem::replace(&mut self.is_writing_final, true) {
+                    return Vec::new();
+                }
                 vec![Wish::WriteFinal(value)]
             }
             Action::SendStop { .. } => {
@@ -80,7 +86,9 @@ impl Process {
         self.place = None;
         self.forget_work();
         self.stands = true;
-        vec![Wish::Abort(aborted), Wish::Say(self.standing())]
+        let mut wishes = vec![Wish::Abort(aborted)];
+        wishes.extend(self.standing().map(Wish::Say));
+        wishes
     }
 
     fn forget_work(&mut self) {
@@ -90,6 +98,7 @@ impl Process {
         self.reports.clear();
         self.save_after.clear();
         self.final_written = None;
+        self.is_writing_final = false;
         self.is_broken = false;
     }
 

@@ -64,6 +64,7 @@ fn every_history_ends_with_all_steps_and_nothing_lost() {
         "checkpoint failed",
         "crash between actions",
         "failed",
+        "final rejected",
         "from a checkpoint",
         "from a peer",
         "grown",

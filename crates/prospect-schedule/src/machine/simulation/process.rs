@@ -87,6 +87,7 @@ pub(super) struct Process {
     pub(super) written: BTreeMap<Step, Event>,
     pub(super) durable: Step,
     pub(super) final_written: Option<Event>,
+    pub(super) is_writing_final: bool,
     pub(super) is_stopping: bool,
     pub(super) has_left: bool,
     /// Whether its collectives failed, so that it waits for another world.
@@ -117,6 +118,7 @@ impl Process {
             written: BTreeMap::new(),
             durable: Step(0),
             final_written: None,
+            is_writing_final: false,
             is_stopping: false,
             has_left: false,
             is_broken: false,
@@ -150,9 +152,7 @@ impl Process {
         if self.is_loaded {
             said.push(self.loaded());
         }
-        if self.stands && self.place.is_none() {
-            said.push(self.standing());
-        }
+        said.extend(self.standing());
         if let Some(place) = &self.place {
             said.extend(self.place_reports(place));
         }
@@ -166,9 +166,11 @@ impl Process {
         Event::Loaded { worker: self.worker.clone(), model_digest: "d".into() }
     }
 
-    pub(super) fn standing(&self) -> Event {
+    /// What it says once it stands by with a model in memory.
+    pub(super) fn standing(&self) -> Option<Event> {
         let (worker, generation) = (self.worker.clone(), self.generation);
-        Event::Standing { worker, generation, step: self.done() }
+        let stands = self.stands && self.is_loaded && self.place.is_none();
+        stands.then(|| Event::Standing { worker, generation, step: self.done() })
     }
 
     pub(super) fn place_reports(&self, place: &Place) -> Vec<Event> {
@@ -187,7 +189,7 @@ impl Process {
     /// The model is in memory.
     pub(super) fn has_loaded(&mut self) -> Vec<Wish> {
         self.is_loaded = true;
-        vec![Wish::Say(self.loaded())]
+        std::iter::once(self.loaded()).chain(self.standing()).map(Wish::Say).collect()
     }
 
     /// The peers have met, and the weights are there.

@@ -59,7 +59,7 @@ pub(super) struct Body {
     pub(super) session: Option<usize>,
     pub(super) frozen_until: Duration,
     pub(super) muted_until: Duration,
-    /// Whether its computing never ends.
+    /// Whether its computing never ends, nor its saving of the trained model.
     pub(super) is_stuck: bool,
 }
 

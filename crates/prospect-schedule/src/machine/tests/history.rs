@@ -103,10 +103,10 @@ impl History {
 
     /// The coordinator ends and another one starts, with what is on record.
     fn restart(&mut self) {
-        let Replay {
-            generation, committed, attempt, attempt_generation, adopt, checkpoints, ..
-        } = Replay::of(&self.records).unwrap();
-        let resume = checkpoints.last_key_value().map(|(step, _)| resume_point(step.0, true));
+        let replay = Replay::of(&self.records).unwrap();
+        let Replay { generation, committed, attempt, attempt_generation, adopt, .. } = replay;
+        let resume =
+            replay.checkpoints.last_key_value().map(|(step, _)| resume_point(step.0, true));
         let next = Generation(generation.0 + 1);
         self.now = Duration::ZERO;
         self.machine = Some(RunMachine::new(MachineOptions {
@@ -115,6 +115,8 @@ impl History {
             attempt,
             attempt_generation,
             adopt,
+            banished: replay.banished,
+            last_processes: replay.last_processes,
             resume,
             ..self.options.clone()
         }));

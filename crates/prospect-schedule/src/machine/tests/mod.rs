@@ -233,3 +233,20 @@ fn a_worker_that_does_not_get_on() {
 fn a_worker_that_holds_the_others_up() {
     check("straggler");
 }
+
+#[test]
+fn names_without_number_do_not_fill_the_memory() {
+    let mut history = History::default();
+    history.run("options workers=2 steps=9");
+    for idx in 0..200 {
+        history.run(&format!("at {idx}"));
+        for line in ["join", "open", "leave"] {
+            history.run(&format!("{line} n{idx} a"));
+        }
+    }
+    history.run("join w0 a");
+    let shown = history.run("show");
+    let members: Vec<&String> = shown.iter().filter(|line| line.starts_with("worker")).collect();
+    assert_eq!(members.len(), 65, "{members:?}");
+    assert!(members.iter().any(|line| line.starts_with("worker n199:")), "the last are kept");
+}

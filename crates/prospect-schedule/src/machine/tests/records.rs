@@ -5,12 +5,16 @@ use prospect_core::{Generation, Incarnation, Rank, Restore, Step, WorkerId};
 use crate::machine::{LedgerEntry, Phase, Record, Replay, ReplayError};
 
 fn generation(generation: u64) -> Record {
+    generation_with(generation, "a")
+}
+
+fn generation_with(generation: u64, process: &str) -> Record {
     Record::Generation {
         generation: Generation(generation),
         world_size: 1,
         committed: Step(0),
         restore: Restore::Initial,
-        members: vec![(WorkerId("w0".into()), Incarnation("a".into()), Rank(0))],
+        members: vec![(WorkerId("w0".into()), Incarnation(process.into()), Rank(0))],
     }
 }
 
@@ -89,6 +93,14 @@ fn a_roll_back_begins_an_attempt_and_forgets_what_lies_beyond() {
     assert_eq!(replay.checkpoints.len(), 1);
     let again = [&records[..], &[regroup(3), generation(3), formed(3), step(2, 2, 3)]].concat();
     assert_eq!(check(&again).committed, Step(2));
+}
+
+#[test]
+fn only_the_last_process_of_a_name_may_come_back() {
+    let replay =
+        check(&[generation_with(1, "a"), generation_with(2, "b"), generation_with(3, "c")]);
+    let banished = &replay.banished[&WorkerId("w0".into())];
+    assert_eq!(banished.iter().map(|process| process.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn a_step_whose_commit_was_lost_waits_with_unmoved_weights() {
     let said = check(is_report, vec![shard(1, false), shard(2, false), finish()]);
     let expected = [
         "hello 0 pending 1",
+        "loaded",
         "sums 1",
         "report 1",
         // For the shard that came again.
@@ -43,14 +44,14 @@ fn a_step_whose_commit_was_lost_waits_with_unmoved_weights() {
         "sums 2",
         "report 2",
     ];
-    assert_eq!(said[..7], expected);
+    assert_eq!(said[..8], expected);
 }
 
 #[test]
 fn sums_that_were_not_answered_are_said_again() {
     let is_sums = |message: &From| matches!(message, From::KlReport { .. });
     let said = check(is_sums, vec![finish()]);
-    assert_eq!(said[..5], ["hello 0", "sums 1", "report 1", "sums 2", "report 2"]);
+    assert_eq!(said[..6], ["hello 0", "loaded", "sums 1", "report 1", "sums 2", "report 2"]);
 }
 
 #[test]
@@ -85,10 +86,11 @@ fn a_file_that_was_written_is_told_until_it_is_in_its_place() {
             heard.iter().filter(|heard| heard.session == session).cloned().collect();
         words(&said)
     };
-    assert_eq!(of_session(2)[0], "hello 1");
-    assert!(of_session(2)[1].starts_with("written checkpoints/.staged-step-000001"));
-    assert!(of_session(2)[2].starts_with("written .staged-final"));
-    assert_eq!(of_session(3)[..2], ["hello 1".to_owned(), of_session(2)[2].clone()]);
+    assert_eq!(of_session(2)[..2], ["hello 1", "loaded"]);
+    assert!(of_session(2)[2].starts_with("written checkpoints/.staged-step-000001"));
+    assert!(of_session(2)[3].starts_with("written .staged-final"));
+    let expected = ["hello 1".to_owned(), "loaded".to_owned(), of_session(2)[3].clone()];
+    assert_eq!(of_session(3)[..3], expected);
 }
 
 /// How a worker ends whose session ends like this after its first report, and whose later Joins

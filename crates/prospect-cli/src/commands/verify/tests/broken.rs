@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::made_up::{History, bits, edit, nth, renumber, set};
+use super::proof::long;
 use super::{elastic, faulted, judge, lines, uninterrupted};
 
 /// Expects `law` to be broken with these words.
@@ -124,13 +125,23 @@ fn n1_checkpoints_final_weights_settings_and_length_count() {
 }
 
 #[test]
-fn n1_a_step_that_is_done_again_gives_the_same() {
-    let dir = faulted().write();
-    edit(&dir.path().join("journal.jsonl"), |lines| {
-        let idx = nth(lines, "step", 9);
-        set(&mut lines[idx], "grad_norm", "0000000000000001");
-    });
-    check_broken(dir.path(), None, "N1", "step 6: grad_norm is 0.");
+fn n1_a_step_that_is_done_again_holds_the_same_and_other_bits_are_told() {
+    let changed = |key: &str, value: Value| {
+        let dir = faulted().write();
+        edit(&dir.path().join("journal.jsonl"), |lines| {
+            // The step as it was before it was done again: the metrics are those of the last time.
+            let idx = nth(lines, "step", 5);
+            set(&mut lines[idx], key, value);
+        });
+        dir
+    };
+    let pairs = changed("pairs_sha256", json!("ff"));
+    check_broken(pairs.path(), None, "N1", "step 6: pairs_sha256 is 0");
+    let bits = changed("loss", json!(bits(1.0 / 6.1 + 1e-7)));
+    let judgement = judge(bits.path(), None);
+    let expected = "not judged: 4 steps done again with the same rows and pairs, 1 of them with \
+                    other bits (losses within 6.1e-7)";
+    assert!(judgement.holds() && lines(&judgement)[0].contains(expected), "{judgement}");
 }
 
 #[test]
@@ -201,6 +212,10 @@ fn n4_other_numbers_of_workers_read_the_same_and_compute_nearly_the_same() {
     let against = uninterrupted().write();
     let far = elastic(1.0 + 3e-5).write();
     check_broken(far.path(), Some(against.path()), "N4", "step 5: loss is 0.196084");
+    let whole = long(3, 1.0, 1.0).write();
+    let nan = long(1, 1.0, f64::NAN).write();
+    edit(&nan.path().join("metrics.jsonl"), |lines| lines.clear());
+    check_broken(nan.path(), Some(whole.path()), "N4", "step 55: loss is NaN, expected a number");
     let dir = elastic(1.0).write();
     edit(&dir.path().join("journal.jsonl"), |lines| {
         let idx = nth(lines, "step", 6);

@@ -108,6 +108,17 @@ fn n3_older_checkpoints_may_be_pruned() {
 }
 
 #[test]
+fn n3_a_checkpoint_may_go_away_while_it_is_read() {
+    let dir = uninterrupted().write();
+    let older = dir.path().join("checkpoints/step-000004");
+    fs::remove_dir_all(&older).unwrap();
+    // Its name is listed, and then there is nothing behind it.
+    std::os::unix::fs::symlink("gone", &older).unwrap();
+    let judgement = judge(dir.path(), None);
+    assert!(judgement.holds(), "{judgement}");
+}
+
+#[test]
 fn n5_only_a_formed_generation_commits() {
     let unformed = |lines: &mut Vec<String>| {
         let idx = nth(lines, "formed", 1);

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use tempfile::TempDir;
+
 use super::{STAGED, STAGED_FINAL, publish, run_dir, seed, stage, stage_final};
 use crate::run_dir::checkpoints::file_sha256;
 use crate::run_dir::checkpoints::testing::{child_dir, crash_in_child, in_child, names, write};
@@ -85,9 +87,37 @@ fn a_full_disk_at_any_place_is_an_error_and_the_next_time_succeeds() {
         assert_eq!(names(&root.join("checkpoints")), ["step-000002", "step-000004"]);
         return;
     }
+    let root = check_full_disks(TEST);
+    assert_eq!(seed(root.path()), Some("new"));
+}
+
+#[test]
+fn a_final_model_that_did_not_fit_is_there_the_next_time() {
+    const TEST: &str = "run_dir::publish::tests::interrupted::a_final_model_that_did_not_fit_is_there_the_next_time";
+    if let Some(root) = child_dir() {
+        fs::create_dir(root.join("final")).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            fs::write(root.join("final").join(name), "old").unwrap();
+        }
+        stage_final(&root, "new");
+        let model = || fs::read_to_string(root.join("final/model.safetensors")).unwrap();
+        for expected in ["old", "new"] {
+            let error = publish_final(&root, STAGED_FINAL).unwrap_err();
+            assert!(matches!(error, PublishError::Storage { .. }), "{error}");
+            assert_eq!(model(), expected);
+        }
+        publish_final(&root, STAGED_FINAL).unwrap();
+        assert_eq!(model(), "new");
+        return;
+    }
+    check_full_disks(TEST);
+}
+
+/// Runs a test in a process of its own whose disk is full once at every place.
+fn check_full_disks(test: &str) -> TempDir {
     let root = run_dir();
     let failpoints = PLACES.map(|place| format!("{place}=1*return(full)")).join(";");
-    let output = in_child(TEST, root.path(), &failpoints);
+    let output = in_child(test, root.path(), &failpoints);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(seed(root.path()), Some("new"));
+    root
 }
