@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 
-use prospect_core::{RefusalKind, WorkerId};
+use prospect_core::{Phase, RefusalKind, WorkerId};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::MessageError;
 
+/// Key under which the phase of a run that has ended stands in `google.rpc.ErrorInfo`.
+const PHASE: &str = "phase";
 /// Domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "prospect";
 
@@ -39,6 +41,8 @@ pub enum Refusal {
     /// The run is over.
     #[error("the run has ended: {reason}")]
     RunEnded {
+        /// The phase that it ended in.
+        phase: Phase,
         /// How.
         reason: String,
     },
@@ -57,6 +61,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The phase that a run ended in, if that is what a status says.
+    pub fn ending(status: &Status) -> Option<Phase> {
+        let info = status.get_details_error_info()?;
+        let phase = info.metadata.get(PHASE)?;
+        Phase::ALL.into_iter().find(|known| known.name() == phase)
+    }
+
     /// The refusal of a message with a field that means nothing.
     pub fn malformed(field: &str, problem: String) -> Self {
         Self::Malformed(MessageError::new(field, problem))
@@ -64,7 +75,7 @@ impl Refusal {
 
     /// The refusal of a coordinator that is about to go away.
     pub fn closing() -> Self {
-        Self::RunEnded { reason: "the coordinator is closing".to_owned() }
+        Self::RunEnded { phase: Phase::Failed, reason: "the coordinator is closing".to_owned() }
     }
 
     /// Code and reason of each refusal. `Aborted` is what a worker may answer by
@@ -87,7 +98,11 @@ impl Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let (code, reason) = refusal.table();
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+        let mut metadata = HashMap::new();
+        if let Refusal::RunEnded { phase, .. } = &refusal {
+            metadata.insert(PHASE.to_owned(), phase.name().to_owned());
+        }
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
         if let Refusal::Malformed(error) = &refusal {
             details.add_bad_request_violation(error.field.as_str(), error.problem.as_str());
         }

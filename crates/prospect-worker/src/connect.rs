@@ -159,7 +159,7 @@ impl Entrance {
     /// The same error, when another attempt would not help or would come too late.
     pub async fn wait_after(&mut self, error: WorkerError) -> Result<(), WorkerError> {
         let delay = self.backoff.next_delay(random_unit());
-        let has_ended = matches!(error, WorkerError::PutOff { has_ended: true, .. });
+        let has_ended = matches!(error, WorkerError::PutOff { ended: Some(_), .. });
         let is_final = !error.may_join_again() || (has_ended && self.has_done_its_part);
         if is_final || Instant::now() + delay >= self.deadline {
             return Err(error);
@@ -196,7 +196,7 @@ impl Entrance {
         let url = self.url.clone();
         match verdict {
             Verdict::Refused { code, reason } => WorkerError::JoinRefused { url, code, reason },
-            Verdict::ForNow { reason, has_ended } => WorkerError::PutOff { url, reason, has_ended },
+            Verdict::ForNow { reason, ended } => WorkerError::PutOff { url, reason, ended },
             Verdict::Lost { reason } => self.unreachable(reason),
         }
     }

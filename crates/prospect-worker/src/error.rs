@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use prospect_core::{ConfigError, ExitCode, RunId, Step};
-use prospect_proto::{FailureKind, MessageError};
+use prospect_proto::{FailureKind, MessageError, Phase};
 use prospect_train::TrainError;
 
 use crate::options::OptionError;
@@ -55,8 +55,8 @@ pub enum WorkerError {
         url: String,
         /// Why.
         reason: String,
-        /// Whether that is because the run has ended.
-        has_ended: bool,
+        /// The phase that the run has ended in, if that is why.
+        ended: Option<Phase>,
     },
     /// This process had a place in the run and has lost it for good.
     #[error(

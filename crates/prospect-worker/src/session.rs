@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use prospect_core::{ExitCode, Generation, Step};
-use prospect_proto::{FromWorker, ToWorker, WorkerMessage, v1};
+use prospect_proto::{FromWorker, Phase, ToWorker, WorkerMessage, v1};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
@@ -179,12 +179,17 @@ impl Session {
     /// while the coordinator is looked for.
     fn lose(&mut self, verdict: Verdict, connection: &mut Connection) -> End {
         self.outgoing = None;
-        let has_ended = matches!(verdict, Verdict::ForNow { has_ended: true, .. });
+        let ended = match verdict {
+            Verdict::ForNow { ended, .. } => ended,
+            _ => None,
+        };
+        let ended_well = matches!(ended, Some(Phase::Complete | Phase::Stopped));
         let is_put_off = matches!(verdict, Verdict::ForNow { .. });
         let cause = self.entrance.refused(verdict);
         let is_over = self.ended.is_some()
             || !cause.may_join_again()
-            || (has_ended && self.farewell.is_some())
+            || ended_well
+            || (ended.is_some() && self.farewell.is_some())
             || (is_put_off && self.interrupted.is_some());
         if is_over {
             return Some(self.conclude(cause));

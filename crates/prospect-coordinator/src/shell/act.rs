@@ -132,7 +132,8 @@ impl Shell {
     /// The machine's refusal of a worker. After the end no join is worth another attempt.
     fn refusal(&self, worker: &WorkerId, kind: RefusalKind, reason: String) -> Refusal {
         if kind == RefusalKind::ForNow && self.machine.phase().is_terminal() {
-            return Refusal::RunEnded { reason: self.machine.reason().to_owned() };
+            let (phase, reason) = (self.machine.phase(), self.machine.reason().to_owned());
+            return Refusal::RunEnded { phase, reason };
         }
         convert::refusal(worker, kind, reason)
     }

@@ -268,7 +268,7 @@ async fn a_worker_that_comes_after_the_end_is_told_of_it() {
     // The run has ended, and waits for this session's end.
     while session.message().await.is_ok_and(|message| message.is_some_and(is_no_close)) {}
     let refused = client.join(request).await.unwrap_err();
-    let expected = Refusal::RunEnded { reason: String::new() }.to_string();
+    let expected = Refusal::RunEnded { phase: Phase::Stopped, reason: String::new() }.to_string();
     assert!(refused.message().starts_with(&expected), "{refused:?}");
     drop((sender, session, client, seen, readers));
     assert_eq!(started.run.await.unwrap().unwrap().phase, Phase::Stopped);

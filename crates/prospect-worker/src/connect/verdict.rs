@@ -1,11 +1,8 @@
 //! What a gRPC status means to a worker: a refusal that stands, one that may pass, or a
 //! connection that is gone.
 
+use prospect_proto::{Phase, Refusal};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
-
-/// Reason that the coordinator gives when the run is over.
-const RUN_ENDED: &str = "RUN_ENDED";
 
 /// What a worker does about a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +18,8 @@ pub(crate) enum Verdict {
     ForNow {
         /// Why.
         reason: String,
-        /// Whether that is because the run has ended.
-        has_ended: bool,
+        /// The phase that the run has ended in, if that is why.
+        ended: Option<Phase>,
     },
     /// The connection is gone, or there was none.
     Lost {
@@ -35,11 +32,7 @@ impl From<&Status> for Verdict {
     fn from(status: &Status) -> Self {
         let reason = describe(status);
         match status.code() {
-            Code::Aborted => {
-                let info = status.get_details_error_info();
-                let has_ended = info.is_some_and(|info| info.reason == RUN_ENDED);
-                Self::ForNow { reason, has_ended }
-            }
+            Code::Aborted => Self::ForNow { reason, ended: Refusal::ending(status) },
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Self::Lost { reason }
             }

@@ -1,7 +1,7 @@
 //! How a conversation ends, and with what exit code.
 
 use prospect_core::ExitCode;
-use prospect_proto::FailureKind;
+use prospect_proto::{FailureKind, Phase};
 use tonic::Code;
 
 use super::{Farewell, Session};
@@ -15,7 +15,11 @@ impl Session {
             return Err(error);
         }
         let cause = self.in_words(cause);
-        let has_ended = self.closed || matches!(cause, WorkerError::PutOff { has_ended: true, .. });
+        let ended = match cause {
+            WorkerError::PutOff { ended, .. } => ended,
+            _ => None,
+        };
+        let has_ended = self.closed || ended.is_some();
         let is_let_go = has_ended
             || matches!(
                 cause,
@@ -28,7 +32,12 @@ impl Session {
             (Some(Farewell::Stop), _) if has_ended => Ok(ExitCode::Preempted),
             (_, Some(_)) if is_let_go => Ok(ExitCode::Preempted),
             (_, Some(reason)) => Err(WorkerError::Interrupted { reason, step: self.step() }),
-            (_, None) => Err(cause),
+            // A run that ended well ended well for whoever comes too late to hear it, too.
+            (_, None) => match ended {
+                Some(Phase::Complete) => Ok(ExitCode::Complete),
+                Some(Phase::Stopped) => Ok(ExitCode::Preempted),
+                _ => Err(cause),
+            },
         }
     }
 

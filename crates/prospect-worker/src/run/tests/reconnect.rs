@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use prospect_core::{ExitCode, Step};
-use prospect_proto::{CoordinatorMessage as To, Refusal, WorkerMessage as From};
+use prospect_proto::{CoordinatorMessage as To, Phase, Refusal, WorkerMessage as From};
 use tonic::Status;
 
 use super::support::{finish, run_dir, shard, solo, words};
@@ -126,7 +126,10 @@ fn a_coordinator_that_does_not_come_back_is_given_up() {
 
 #[test]
 fn whoever_has_done_its_part_need_not_hear_the_last_word() {
-    let ended = || Status::from(Refusal::RunEnded { reason: "trained for 1 step".into() });
+    let ended = || {
+        let reason = "worker w1 was lost".into();
+        Status::from(Refusal::RunEnded { phase: Phase::Failed, reason })
+    };
     let run_dir = run_dir();
     let special = |heard: &Heard| {
         matches!(heard.message, From::FinalWritten { .. }).then(|| vec![Do::End(None)])
@@ -136,6 +139,6 @@ fn whoever_has_done_its_part_need_not_hear_the_last_word() {
     assert_eq!(coordinator.meet(pending()).0.unwrap(), ExitCode::Complete);
     // For one whose work was cut short it is no good end.
     let error = check_fenced(None, ended());
-    assert!(matches!(error, WorkerError::PutOff { has_ended: true, .. }), "{error}");
+    assert!(matches!(error, WorkerError::PutOff { ended: Some(Phase::Failed), .. }), "{error}");
     assert_eq!(error.exit_code(), ExitCode::PeerLost);
 }
