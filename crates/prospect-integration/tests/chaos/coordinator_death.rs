@@ -32,7 +32,7 @@ fn f4_away_for_five_seconds() {
 }
 
 #[test]
-#[ignore = "it takes long"]
+#[ignore = "it takes long; scripts/chaos runs it"]
 fn f4_away_for_twenty_seconds() {
     check_away(Duration::from_secs(20));
 }

@@ -29,7 +29,7 @@ fn median_step(run_dir: &Path) -> f64 {
 }
 
 #[test]
-#[ignore = "it takes long"]
+#[ignore = "it takes long; scripts/chaos runs it"]
 fn effective_training_time_with_a_death_every_minute() {
     let mut numbers = Numbers(measure::seed());
     // About four minutes; a checkpoint is due every five seconds or so.

@@ -55,7 +55,7 @@ fn f9_frozen_for_longer_than_a_heartbeat_may_take() {
 }
 
 #[test]
-#[ignore = "it takes long"]
+#[ignore = "it takes long; scripts/chaos runs it"]
 fn f9_frozen_for_thirty_seconds() {
     check_long(Duration::from_secs(30));
 }

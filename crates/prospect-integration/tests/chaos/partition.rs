@@ -66,7 +66,7 @@ fn f7_cut_off_for_long() {
 }
 
 #[test]
-#[ignore = "it takes long"]
+#[ignore = "it takes long; scripts/chaos runs it"]
 fn f7_cut_off_for_thirty_seconds() {
     check_long(Duration::from_secs(30), "partition::f7_cut_off_for_thirty_seconds");
 }

@@ -144,7 +144,7 @@ fn f27_a_few_random_faults() {
 }
 
 #[test]
-#[ignore = "it takes long"]
+#[ignore = "it takes long; scripts/chaos runs it"]
 fn f27_a_hundred_random_faults() {
     check(measure::seed(), 100);
 }
