@@ -259,7 +259,7 @@ fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {
             seed: config.train.seed,
             order: config.data.order,
             global_batch_size: config.train.global_batch_size,
-            microbatch_tokens: config.train.microbatch_tokens,
+            microbatch_tokens: config.train.microbatch_tokens.tokens().unwrap_or(4096),
             max_length: config.data.max_length,
             needs_pairs: config.objective.name == ObjectiveName::Kto,
         },

@@ -54,6 +54,9 @@ pub struct StepMetrics {
     pub learning_rate: Option<f64>,
     /// Tokens of target sequences since the start of the run.
     pub num_tokens: u64,
+    /// Prompt tokens of the step that passes without gradient did not have to compute again.
+    #[serde(default)]
+    pub num_shared_tokens: u64,
     /// Target and mismatched tokens of the step by its duration.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokens_per_second: Option<f64>,
@@ -63,6 +66,10 @@ pub struct StepMetrics {
     /// Duration of the step, in seconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub step_seconds: Option<f64>,
+    /// Share of the step that the slowest-waiting rank spent waiting: for the reference point, for
+    /// sums over ranks, for weights that others hold, and for the commit of the step before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waiting: Option<f64>,
     /// Highest memory use of any worker.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak_memory_bytes: Option<u64>,
@@ -72,8 +79,8 @@ pub struct StepMetrics {
 
 impl StepMetrics {
     /// Keys whose values depend on the machine and the moment, not on the mathematics.
-    pub const TIMING_KEYS: [&'static str; 4] =
-        ["tokens_per_second", "mfu", "step_seconds", "peak_memory_bytes"];
+    pub const TIMING_KEYS: [&'static str; 5] =
+        ["tokens_per_second", "mfu", "step_seconds", "waiting", "peak_memory_bytes"];
 
     /// Divides the sums of all ranks. `num_tokens`, `epoch` and the optional
     /// values are the caller's to fill in.
@@ -99,6 +106,7 @@ impl StepMetrics {
             saturation: over_all(sums.saturation),
             num_desirable: sums.num_desirable,
             num_undesirable: sums.num_undesirable,
+            num_shared_tokens: sums.num_shared_tokens,
             ..Self::default()
         }
     }
@@ -106,7 +114,7 @@ impl StepMetrics {
     /// All values that are present, by key, in the order of the file. `prefix`
     /// is put in front of every key ("eval_" or nothing).
     pub fn values(&self, prefix: &str) -> Vec<(String, f64)> {
-        let pairs: [(&str, Option<f64>); 22] = [
+        let pairs: [(&str, Option<f64>); 24] = [
             ("epoch", Some(self.epoch)),
             ("loss", Some(self.loss)),
             ("kl", Some(self.kl)),
@@ -125,9 +133,11 @@ impl StepMetrics {
             ("grad_norm", self.grad_norm),
             ("learning_rate", self.learning_rate),
             ("num_tokens", Some(self.num_tokens as f64)),
+            ("num_shared_tokens", Some(self.num_shared_tokens as f64)),
             ("tokens_per_second", self.tokens_per_second),
             ("mfu", self.mfu),
             ("step_seconds", self.step_seconds),
+            ("waiting", self.waiting),
             ("peak_memory_bytes", self.peak_memory_bytes.map(|bytes| bytes as f64)),
         ];
         pairs

@@ -29,6 +29,9 @@ pub struct StepSums {
     pub num_tokens: u64,
     /// Tokens of the mismatched sequences.
     pub num_mismatched_tokens: u64,
+    /// Prompt tokens that passes without gradient did not compute again, because another sequence
+    /// of the same pass has the same prompt.
+    pub num_shared_tokens: u64,
     /// Floating-point operations that the mathematics of the step needs.
     pub flops: f64,
 }
@@ -53,6 +56,10 @@ pub struct PhaseSeconds {
     pub forward_backward: f64,
     /// Waiting for gradients to be summed over ranks.
     pub all_reduce: f64,
+    /// Waiting for weights that other ranks hold; a part of the phases above.
+    pub gather: f64,
+    /// Between the end of the step before and its commit.
+    pub commit: f64,
     /// Norm, clipping and update.
     pub optimizer: f64,
     /// The whole step.
@@ -93,6 +100,13 @@ pub struct StepReport {
     pub peak_memory_bytes: u64,
 }
 
+impl PhaseSeconds {
+    /// Seconds in which the device had nothing to do.
+    pub fn waiting(&self) -> f64 {
+        self.reference_point + self.all_reduce + self.gather + self.commit
+    }
+}
+
 impl StepSums {
     /// Adds another part's sums.
     pub fn merge(&mut self, other: &Self) {
@@ -107,6 +121,7 @@ impl StepSums {
         self.saturation += other.saturation;
         self.num_tokens += other.num_tokens;
         self.num_mismatched_tokens += other.num_mismatched_tokens;
+        self.num_shared_tokens += other.num_shared_tokens;
         self.flops += other.flops;
     }
 

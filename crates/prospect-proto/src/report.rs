@@ -24,6 +24,7 @@ impl From<StepSums> for v1::StepSums {
             saturation: sums.saturation,
             num_tokens: sums.num_tokens,
             num_mismatched_tokens: sums.num_mismatched_tokens,
+            num_shared_tokens: sums.num_shared_tokens,
             flops: sums.flops,
         }
     }
@@ -43,6 +44,7 @@ impl From<v1::StepSums> for StepSums {
             saturation: sums.saturation,
             num_tokens: sums.num_tokens,
             num_mismatched_tokens: sums.num_mismatched_tokens,
+            num_shared_tokens: sums.num_shared_tokens,
             flops: sums.flops,
         }
     }
@@ -55,6 +57,8 @@ impl From<PhaseSeconds> for v1::PhaseSeconds {
             reference_point: seconds.reference_point,
             forward_backward: seconds.forward_backward,
             all_reduce: seconds.all_reduce,
+            gather: seconds.gather,
+            commit: seconds.commit,
             optimizer: seconds.optimizer,
             total: seconds.total,
         }
@@ -68,6 +72,8 @@ impl From<v1::PhaseSeconds> for PhaseSeconds {
             reference_point: seconds.reference_point,
             forward_backward: seconds.forward_backward,
             all_reduce: seconds.all_reduce,
+            gather: seconds.gather,
+            commit: seconds.commit,
             optimizer: seconds.optimizer,
             total: seconds.total,
         }

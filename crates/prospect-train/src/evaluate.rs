@@ -44,7 +44,7 @@ impl Trainer {
                     .iter()
                     .map(|&index| &part.targets[index as usize].sequence)
                     .collect();
-                let log_probs = score_batch((&self.policy, &self.progress), &sequences)?;
+                let log_probs = score_batch(&self.policy_chain(), &sequences)?;
                 scored.push((part_idx, microbatch, log_probs));
             }
             for target in &part.targets {

@@ -6,7 +6,7 @@ use prospect_core::{
     Step, StepPhase, StepReport,
 };
 
-use crate::chain::score_batch;
+use crate::chain::{Chain, score_batch};
 use crate::drift::Packing;
 use crate::examples::{PartReferences, References, Tally};
 use crate::reduction::parts_here;
@@ -74,7 +74,7 @@ impl Trainer {
                 if unknown.len() == microbatch.len() { Packing::Same } else { Packing::Other };
             let batch: Vec<&Sequence> = unknown.iter().map(|&index| sequences[index]).collect();
             let loaded = self.reference.loaded();
-            let log_probs = score_batch((&loaded.model, &self.progress), &batch)?;
+            let log_probs = score_batch(&Chain::whole(&loaded.model, &self.progress), &batch)?;
             for (index, log_prob) in unknown.into_iter().zip(log_probs) {
                 values[index] = Some((log_prob, packing));
                 add_flops(loaded.cost.scored(sequences[index]));
@@ -103,7 +103,7 @@ impl Trainer {
             for microbatch in part.mismatched_microbatches.iter().filter(|m| !m.is_empty()) {
                 let sequences: Vec<&Sequence> =
                     microbatch.iter().map(|&index| &part.mismatched[index as usize]).collect();
-                let log_probs = score_batch((&self.policy, &self.progress), &sequences)?;
+                let log_probs = score_batch(&self.policy_chain(), &sequences)?;
                 for ((&index, sequence), log_prob) in
                     microbatch.iter().zip(sequences).zip(log_probs)
                 {

@@ -4,7 +4,7 @@ use prospect_core::Sequence;
 use prospect_model::CausalLm;
 
 use crate::TrainError;
-use crate::chain::score_batch;
+use crate::chain::{Chain, score_batch};
 use crate::progress::Progress;
 use crate::shard::check_sequence;
 
@@ -25,13 +25,14 @@ pub fn score(
             .map_err(|problem| TrainError::Shard { step: Default::default(), problem })?;
     }
     let progress = Progress::default();
+    let chain = Chain::whole(model, &progress);
     let budget = microbatch_tokens as usize;
     let mut log_probs = Vec::with_capacity(sequences.len());
     let mut batch: Vec<&Sequence> = Vec::new();
     let mut num_tokens = 0;
     for sequence in sequences {
         if !batch.is_empty() && num_tokens + sequence.num_tokens() > budget {
-            log_probs.extend(score_batch((model, &progress), &batch)?);
+            log_probs.extend(score_batch(&chain, &batch)?);
             batch.clear();
             num_tokens = 0;
         }
@@ -39,7 +40,7 @@ pub fn score(
         num_tokens += sequence.num_tokens();
     }
     if !batch.is_empty() {
-        log_probs.extend(score_batch((model, &progress), &batch)?);
+        log_probs.extend(score_batch(&chain, &batch)?);
     }
     Ok(log_probs)
 }

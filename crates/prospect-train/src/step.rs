@@ -150,12 +150,7 @@ impl Trainer {
                 tally.refuse_drift()?;
                 let is_last = microbatches.peek().is_none();
                 let overlap = if is_last { summation.overlap() } else { None };
-                pass.backward(
-                    (&self.policy, &self.progress),
-                    &self.parameters,
-                    &coefficients,
-                    overlap,
-                )?;
+                pass.backward(&self.policy_chain(), &self.parameters, &coefficients, overlap)?;
             }
             for target in &part.targets {
                 tally.add_flops(part_idx, self.policy_cost.trained(&target.sequence));
@@ -173,7 +168,7 @@ impl Trainer {
     fn forward(&self, part: &ShardPart, microbatch: &[u32]) -> Result<ForwardPass, TrainError> {
         let sequences: Vec<_> =
             microbatch.iter().map(|&index| &part.targets[index as usize].sequence).collect();
-        ForwardPass::new((&self.policy, &self.progress), &sequences, self.config.train.recompute)
+        ForwardPass::new(&self.policy_chain(), &sequences, self.config.train.recompute)
     }
 }
 

@@ -11,6 +11,7 @@ use prospect_libtorch::{
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
 use tch::{Device, Kind};
 
+use crate::chain::Chain;
 use crate::error::failpoint;
 use crate::flops::PassCost;
 use crate::parameters::Parameters;
@@ -174,6 +175,11 @@ impl Trainer {
     /// How far the work has come, for other threads.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
+    }
+
+    /// The policy as passes walk it.
+    pub(crate) fn policy_chain(&self) -> Chain<'_> {
+        Chain::whole(&self.policy, &self.progress)
     }
 
     /// The ranks of the world.

@@ -95,6 +95,7 @@ impl Shell {
             tokens_per_second: rate(num_tokens),
             mfu: self.peak_rate().and_then(|peak| rate(sums.flops / peak)),
             step_seconds: Some(seconds).filter(|seconds| *seconds > 0.0),
+            waiting: rate(phase_seconds.waiting()),
             peak_memory_bytes: Some(*peak_memory_bytes).filter(|bytes| *bytes > 0),
             world_size: *world_size,
             ..StepMetrics::from_sums(*step, sums, point)

@@ -2,8 +2,8 @@
 
 use super::error::require;
 use super::{
-    Columns, ConfigError, CoordinatorConfig, DataConfig, ObjectiveConfig, ObjectiveName, Reduction,
-    TrainConfig, Weight,
+    Columns, ConfigError, CoordinatorConfig, DataConfig, MicrobatchTokens, Mode, ObjectiveConfig,
+    ObjectiveName, Reduction, TrainConfig, Weight,
 };
 
 impl DataConfig {
@@ -166,7 +166,25 @@ impl TrainConfig {
         ] {
             require(value.is_finite() && value >= 0.0, key, value, "it must be 0 or above")?;
         }
-        require(self.microbatch_tokens > 0, "train.microbatch_tokens", 0, "it must be 1 or more")?;
+        require(
+            self.microbatch_tokens != MicrobatchTokens::Fixed(0),
+            "train.microbatch_tokens",
+            0,
+            "it must be 1 or more, or \"auto\"",
+        )?;
+        let memory = self.memory_gb.unwrap_or(1.0);
+        require(
+            memory.is_finite() && memory > 0.0,
+            "train.memory_gb",
+            memory,
+            "it must be above 0; leave it out for what the device has",
+        )?;
+        require(
+            self.mode == Mode::Replicated || self.reduction == Reduction::Fast,
+            "train.reduction",
+            "\"canonical\"",
+            "its fixed tree needs whole gradients on every worker: set train.mode = \"replicated\", or train.reduction = \"fast\"",
+        )?;
         require(
             self.eval_every != Some(0),
             "train.eval_every",

@@ -1,8 +1,9 @@
 //! Values of keys that are not set.
 
 use super::{
-    CheckpointConfig, Columns, CoordinatorConfig, LrSchedule, Mode, ObjectiveConfig, ObjectiveName,
-    Recompute, Reduction, ReferenceSection, Resume, TrainConfig, Weight,
+    CheckpointConfig, Columns, CoordinatorConfig, LrSchedule, MicrobatchTokens, Mode,
+    ObjectiveConfig, ObjectiveName, Recompute, Reduction, ReferenceSection, Resume, TrainConfig,
+    Weight,
 };
 
 pub(super) fn default_max_length() -> u32 {
@@ -11,7 +12,7 @@ pub(super) fn default_max_length() -> u32 {
 
 impl Default for ReferenceSection {
     fn default() -> Self {
-        Self { path: None, cache: true }
+        Self { path: None, cache: true, cache_dir: None }
     }
 }
 
@@ -56,9 +57,11 @@ impl Default for TrainConfig {
             adam_betas: [0.9, 0.999],
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
-            microbatch_tokens: 4096,
+            microbatch_tokens: MicrobatchTokens::Fixed(4096),
+            memory_gb: None,
             recompute: Recompute::default(),
             mode: Mode::default(),
+            offload_optimizer: false,
             reduction: Reduction::default(),
             reduction_parts: 8,
             seed: 42,

@@ -4,18 +4,18 @@
 mod checks;
 mod defaults;
 mod error;
+mod or_auto;
 mod parse;
 mod sections;
 #[cfg(test)]
 mod tests;
-mod weight;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use sections::{
-    CheckpointConfig, Columns, CoordinatorConfig, DataConfig, Dtype, LrSchedule, Mode,
-    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, Reduction,
+    CheckpointConfig, Columns, CoordinatorConfig, DataConfig, Dtype, LrSchedule, MicrobatchTokens,
+    Mode, ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, Reduction,
     ReferenceSection, Resume, TrainConfig, Weight,
 };
 

@@ -8,7 +8,7 @@ use super::{ConfigError, RunConfig};
 /// Every section with its keys. A test holds it against the types.
 pub(super) const KEYS: [(&str, &[&str]); 7] = [
     ("model", &["path", "dtype"]),
-    ("reference", &["path", "cache"]),
+    ("reference", &["path", "cache", "cache_dir"]),
     (
         "data",
         &[
@@ -42,8 +42,10 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
             "adam_epsilon",
             "max_grad_norm",
             "microbatch_tokens",
+            "memory_gb",
             "recompute",
             "mode",
+            "offload_optimizer",
             "reduction",
             "reduction_parts",
             "seed",

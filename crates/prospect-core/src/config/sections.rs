@@ -40,6 +40,9 @@ pub struct ReferenceSection {
     pub path: Option<PathBuf>,
     /// Keep its log-probabilities, so that each is computed once.
     pub cache: bool,
+    /// Where they are kept for other runs too; in the run directory alone when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// `[data]`: the feedback.
@@ -180,11 +183,17 @@ pub struct TrainConfig {
     /// Global gradient norm above which gradients are scaled down; 0 for never.
     pub max_grad_norm: f64,
     /// Most tokens that a worker computes together.
-    pub microbatch_tokens: u32,
+    pub microbatch_tokens: MicrobatchTokens,
+    /// Memory that a worker may use, in units of 10^9 bytes; what its device or its share of the
+    /// machine has when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gb: Option<f64>,
     /// What the backward pass computes again instead of keeping.
     pub recompute: Recompute,
     /// How weights and optimizer state lie on the workers.
     pub mode: Mode,
+    /// Keep the weights that the optimizer moves and its moments in main memory, and update there.
+    pub offload_optimizer: bool,
     /// How sums over workers are formed.
     pub reduction: Reduction,
     /// Parts of a global batch with the canonical reduction; at least as many as workers.
@@ -197,6 +206,15 @@ pub struct TrainConfig {
     /// Threads a worker computes with; the machine's cores shared by its workers when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+}
+
+/// Most tokens that a worker computes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MicrobatchTokens {
+    /// This number.
+    Fixed(u32),
+    /// The most that fit into the worker's memory, by the cost model.
+    Auto,
 }
 
 /// Learning rate after the warm-up.
@@ -221,6 +239,8 @@ pub enum Recompute {
     None,
     /// Each block, from its input: least memory.
     Blocks,
+    /// What is cheap: all but the results of matrix products and attention.
+    Selective,
 }
 
 /// How weights and optimizer state lie on the workers.
@@ -230,6 +250,12 @@ pub enum Mode {
     /// Every worker holds all of them.
     #[default]
     Replicated,
+    /// Every worker holds the weights, and its share of the optimizer's state (ZeRO-1, Rajbhandari
+    /// et al. 2020).
+    ShardedOptimizer,
+    /// Every worker holds its share of everything, and gathers the weights of a block when it
+    /// needs them (ZeRO-3).
+    FullySharded,
 }
 
 /// How gradients and sums are added over workers.

@@ -119,12 +119,14 @@ fn auto_weight_meets_its_target() {
 fn the_list_of_keys_is_the_list_of_fields() {
     let full = parse(&[
         "reference.path=r",
+        "reference.cache_dir=c",
         "data.label_threshold=0.5",
         "data.cache_dir=c",
         "train.epochs=1",
         "train.warmup_steps=1",
         "train.eval_every=1",
         "train.threads=1",
+        "train.memory_gb=8",
         "checkpoint.mirror=file:///m",
         "checkpoint.fail_after=3",
         "coordinator.min_workers=1",

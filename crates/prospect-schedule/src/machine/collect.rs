@@ -190,6 +190,8 @@ fn combine(
         reference_point: with(left.reference_point, right.reference_point),
         forward_backward: with(left.forward_backward, right.forward_backward),
         all_reduce: with(left.all_reduce, right.all_reduce),
+        gather: with(left.gather, right.gather),
+        commit: with(left.commit, right.commit),
         optimizer: with(left.optimizer, right.optimizer),
         total: with(left.total, right.total),
     }

@@ -9,11 +9,11 @@ use prospect_libtorch::{KeepGraph, vjp};
 use prospect_model::CausalLm;
 use tch::{Device, Kind, Tensor};
 
+use super::Chain;
 use crate::TrainError;
 use crate::batch::PackedBatch;
 use crate::head::{self, HeadGradient, HeadVisit, TILE_BYTES, Visits};
 use crate::parameters::Parameters;
-use crate::progress::Progress;
 use crate::reduction::Reduction;
 
 /// A forward pass that waits for its coefficients.
@@ -32,64 +32,40 @@ pub(crate) struct ForwardPass {
     pub(crate) log_probs: Vec<f64>,
 }
 
-/// Log-probabilities of the completions, one per sequence, without gradient.
-pub(crate) fn score_batch(
-    (model, progress): (&CausalLm, &Progress),
-    sequences: &[&Sequence],
-) -> Result<Vec<f64>, TrainError> {
-    let _no_grad = tch::no_grad_guard();
-    let batch = PackedBatch::new(model, sequences)?;
-    let mut hidden_th = model.embed(&batch.token_ids_t)?;
-    for idx in 0..model.config().num_layers {
-        hidden_th = model.block(idx, &hidden_th, &batch.layout)?;
-        progress.tick();
-    }
-    let final_nh = hidden_th.f_index_select(0, &batch.positions_n)?;
-    drop(hidden_th);
-    let normed_nh = model.final_norm(&final_nh)?;
-    let weight_vh = model.head_weight();
-    let visit =
-        head::log_probs(&normed_nh, &weight_vh, &batch.targets_n, Visits::Once, TILE_BYTES)?;
-    batch.sum_per_sequence(&visit.log_probs_n)
-}
-
 impl ForwardPass {
     /// Computes the log-probabilities and keeps what the backward pass needs.
     pub(crate) fn new(
-        (model, progress): (&CausalLm, &Progress),
+        chain: &Chain<'_>,
         sequences: &[&Sequence],
         recompute: Recompute,
     ) -> Result<Self, TrainError> {
-        let batch = PackedBatch::new(model, sequences)?;
-        let mut hidden_th = {
+        let num_layers = chain.model.config().num_layers;
+        let batch = PackedBatch::new(chain.model, sequences)?;
+        let mut hidden_th = chain.visit(0, Some(1), |model| {
             let _no_grad = tch::no_grad_guard();
-            leaf(&model.embed(&batch.token_ids_t)?)?
-        };
+            leaf(&model.embed(&batch.token_ids_t)?)
+        })?;
         let (mut inputs_th, mut outputs_th) = (Vec::new(), Vec::new());
-        for idx in 0..model.config().num_layers {
-            let output_th = match recompute {
-                Recompute::None => model.block(idx, &hidden_th, &batch.layout)?,
-                Recompute::Blocks => {
-                    let _no_grad = tch::no_grad_guard();
-                    model.block(idx, &hidden_th, &batch.layout)?
-                }
-            };
+        for idx in 0..num_layers {
+            let output_th = chain.visit(idx + 1, Some(idx + 2), |model| {
+                let _no_grad = (recompute == Recompute::Blocks).then(tch::no_grad_guard);
+                Ok(model.block(idx, &hidden_th, &batch.layout)?)
+            })?;
             let next_th = leaf(&output_th)?;
             inputs_th.push(std::mem::replace(&mut hidden_th, next_th));
-            if recompute == Recompute::None {
+            if recompute != Recompute::Blocks {
                 outputs_th.push(output_th);
             }
-            progress.tick();
         }
         let final_nh = leaf(&hidden_th.f_detach()?.f_index_select(0, &batch.positions_n)?)?;
-        let normed_nh = model.final_norm(&final_nh)?;
-        let head = head::log_probs(
-            &normed_nh,
-            &model.head_weight(),
-            &batch.targets_n,
-            Visits::Twice,
-            TILE_BYTES,
-        )?;
+        let (normed_nh, head) = chain.visit(num_layers + 1, None, |model| {
+            let normed_nh = model.final_norm(&final_nh)?;
+            let weight_vh = model.head_weight();
+            let targets_n = &batch.targets_n;
+            let head =
+                head::log_probs(&normed_nh, &weight_vh, targets_n, Visits::Twice, TILE_BYTES)?;
+            Ok((normed_nh, head))
+        })?;
         let log_probs = batch.sum_per_sequence(&head.log_probs_n)?;
         Ok(Self { batch, inputs_th, outputs_th, final_nh, normed_nh, head, log_probs })
     }
@@ -99,30 +75,34 @@ impl ForwardPass {
     /// and each segment's sum over ranks starts as soon as they are there.
     pub(crate) fn backward(
         mut self,
-        (model, progress): (&CausalLm, &Progress),
+        chain: &Chain<'_>,
         parameters: &Parameters,
         coefficients: &[f64],
         mut reduction: Option<&mut Reduction<'_>>,
     ) -> Result<(), TrainError> {
-        let num_layers = model.config().num_layers;
-        let mut gradient_th = self.head_backward(model, parameters, coefficients)?;
+        let num_layers = chain.model.config().num_layers;
+        let mut gradient_th = chain.visit(num_layers + 1, Some(num_layers), |model| {
+            self.head_backward(model, parameters, coefficients)
+        })?;
         for idx in (0..num_layers).rev() {
             // The segment behind this block is final.
             if let Some(reduction) = reduction.as_deref_mut() {
                 reduction.start_from(idx + 2, parameters)?;
             }
             let input_th = self.inputs_th.pop().expect("the forward pass kept every block's input");
-            let output_th = match self.outputs_th.pop() {
-                Some(output_th) => output_th,
-                None => model.block(idx, &input_th, &self.batch.layout)?,
-            };
-            gradient_th = segment_vjp(parameters, idx + 1, output_th, input_th, gradient_th)?;
-            progress.tick();
+            let output_th = self.outputs_th.pop();
+            gradient_th = chain.visit(idx + 1, Some(idx), |model| {
+                let output_th = match output_th {
+                    Some(output_th) => output_th,
+                    None => model.block(idx, &input_th, &self.batch.layout)?,
+                };
+                segment_vjp(parameters, idx + 1, output_th, input_th, gradient_th)
+            })?;
         }
         if let Some(reduction) = reduction.as_deref_mut() {
             reduction.start_from(1, parameters)?;
         }
-        self.embedding_backward(model, parameters, gradient_th)?;
+        self.embedding_backward(chain.model, parameters, gradient_th)?;
         if let Some(reduction) = reduction {
             reduction.start_from(0, parameters)?;
         }
