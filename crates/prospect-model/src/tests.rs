@@ -3,8 +3,8 @@
 use prospect_libtorch::{KeepGraph, vjp};
 use tch::{Device, Kind, Tensor};
 
-use crate::testing::{FIXTURES, expected, fixture, load, packed, relative_difference};
-use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError};
+use crate::testing::{FIXTURES, FP32, expected, fixture, load, packed, relative_difference};
+use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError, ModelFiles};
 
 /// Tolerance on logits and gradients in fp32, relative to the largest number.
 const TOLERANCE: f64 = 1e-5;

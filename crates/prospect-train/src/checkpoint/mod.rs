@@ -122,15 +122,10 @@ impl Trainer {
         let mut hasher = Sha256::new();
         hasher.update(self.parameters.num_updates.to_le_bytes());
         self.parameters.weights.settle()?;
-        let kinds: [(&str, fn(&Segment) -> &Tensor); 3] = [
-            ("", |segment| &segment.master),
-            ("exp_avg.", |segment| &segment.exp_avg),
-            ("exp_avg_sq.", |segment| &segment.exp_avg_sq),
-        ];
-        for (prefix, shard) in kinds {
+        for kind in 0..3 {
             for (idx, segment) in self.parameters.segments.iter().enumerate() {
-                let group = self.group.as_ref();
-                let whole = self.parameters.gathered(idx, shard(segment), group)?;
+                let (prefix, shard) = segment.state()[kind];
+                let whole = self.parameters.gathered(idx, shard, self.group.as_ref())?;
                 for slot in &segment.slots {
                     hasher.update(((prefix.len() + slot.name.len()) as u64).to_le_bytes());
                     hasher.update(prefix.as_bytes());
