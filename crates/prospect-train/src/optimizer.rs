@@ -2,7 +2,7 @@
 
 use prospect_core::TrainConfig;
 use prospect_libtorch::{AdamWOptions, fused_adamw};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::TrainError;
 use crate::parameters::Parameters;
@@ -22,20 +22,25 @@ enum Part {
     Rest,
 }
 
-/// L2 norm of all gradients; not finite if any element is not.
-pub(crate) fn gradient_norm(parameters: &Parameters) -> Result<f64, TrainError> {
+/// L2 norm of all gradients, an f64 scalar on their device; not finite if any element is not.
+pub(crate) fn gradient_norm(parameters: &Parameters) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let mut pieces = Vec::new();
+    let mut norms = Vec::new();
     for segment in &parameters.segments {
         let length = segment.gradient.size1()?;
-        for start in (0..length).step_by(NORM_PIECE as usize) {
-            let piece = segment.gradient.f_narrow(0, start, NORM_PIECE.min(length - start))?;
-            pieces.push(piece.f_norm()?);
+        let whole = length / NORM_PIECE * NORM_PIECE;
+        // One operation for all pieces but the last.
+        let pieces = segment.gradient.f_narrow(0, 0, whole)?.f_view([-1, NORM_PIECE])?;
+        let rest = segment.gradient.f_narrow(0, whole, length - whole)?.f_view([1, -1])?;
+        for pieces in [pieces, rest] {
+            norms.push(pieces.f_norm_scalaropt_dim(2, [1_i64].as_slice(), false)?);
         }
     }
-    let norms = Tensor::f_stack(&pieces, 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
-    let squares: f64 = Vec::<f64>::try_from(&norms)?.iter().map(|norm| norm * norm).sum();
-    Ok(squares.sqrt())
+    Ok(Tensor::f_cat(&norms, 0)?
+        .f_to_kind(Kind::Double)?
+        .f_square()?
+        .f_sum(Kind::Double)?
+        .f_sqrt()?)
 }
 
 /// Scales all gradients down to `max_norm` if their norm is above it; 0 means never.
@@ -99,9 +104,7 @@ fn update_part(
     }
     let [params, grads, exp_avgs, exp_avg_sqs] = lists;
     let Some(first) = params.first() else { return Ok(()) };
-    let step = Tensor::f_from_slice(&[parameters.num_updates as f32])?
-        .f_squeeze()?
-        .f_to_device(first.device())?;
+    let step = Tensor::f_full([], parameters.num_updates as f64, (Kind::Float, first.device()))?;
     let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
     Ok(fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, options)?)
 }
