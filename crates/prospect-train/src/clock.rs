@@ -2,6 +2,9 @@
 //! the host prepares more for it, so there moments are marked on its stream and compared when all
 //! of them have passed: a phase is the time that the device worked or stood still in it.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
 use prospect_core::PhaseSeconds;
