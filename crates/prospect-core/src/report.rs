@@ -58,11 +58,12 @@ pub struct PhaseSeconds {
     pub all_reduce: f64,
     /// Waiting for weights that other ranks hold; a part of the phases above.
     pub gather: f64,
-    /// Between the end of the step before and its commit.
+    /// Between the end of the step before and the beginning of this one, but for its update: waiting
+    /// for its commit and for this step's shard, copying weights for a checkpoint.
     pub commit: f64,
-    /// Norm, clipping and update.
+    /// Norm and clipping, and the update of the step before.
     pub optimizer: f64,
-    /// The whole step.
+    /// The whole step, from the end of the one before in the same world.
     pub total: f64,
 }
 

@@ -16,6 +16,7 @@ class Tensor;
 struct prospect_store;
 struct prospect_group;
 struct prospect_work;
+struct prospect_event;
 
 struct prospect_adamw {
   double lr;
@@ -148,6 +149,13 @@ int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message);
 int prospect_cuda_reset_peak(int device_idx, char** message);
 // Waits for all that was started on the device.
 int prospect_cuda_synchronize(int device_idx, char** message);
+
+// Marks the present end of the device's current stream.
+int prospect_event_record(int device_idx, prospect_event** out, char** message);
+// Waits for both.
+int prospect_event_seconds(
+    const prospect_event* from, const prospect_event* to, double* out, char** message);
+void prospect_event_free(prospect_event* event);
 
 // Loads a shared object from memory and finds one symbol in it.
 int prospect_load_image(

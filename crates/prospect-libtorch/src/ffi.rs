@@ -25,6 +25,12 @@ pub(crate) struct Work {
     _private: [u8; 0],
 }
 
+/// A moment on a stream.
+#[repr(C)]
+pub(crate) struct Event {
+    _private: [u8; 0],
+}
+
 /// The numbers of one AdamW update.
 #[repr(C)]
 pub(crate) struct AdamW {
@@ -98,6 +104,9 @@ unsafe extern "C" {
     pub(crate) fn prospect_load_torch_cuda(message: Message) -> c_int;
     pub(crate) fn prospect_cuda_memory(device_idx: c_int, out: *mut Memory, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_reset_peak(device_idx: c_int, message: Message) -> c_int;
+    pub(crate) fn prospect_event_record(device_idx: c_int, out: *mut *mut Event, message: Message) -> c_int;
+    pub(crate) fn prospect_event_seconds(from: *const Event, to: *const Event, out: *mut f64, message: Message) -> c_int;
+    pub(crate) fn prospect_event_free(event: *mut Event);
     pub(crate) fn prospect_load_image(bytes: *const u8, size: usize, symbol: *const c_char, out: *mut *mut c_void, message: Message) -> c_int;
 }
 

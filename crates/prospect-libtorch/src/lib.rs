@@ -1,5 +1,5 @@
 //! What the training engine needs of libtorch and tch does not offer: c10d process groups,
-//! vector-Jacobian products, packed attention, the fused AdamW and memory counters.
+//! vector-Jacobian products, packed attention, the fused AdamW, memory counters and device clocks.
 //!
 //! This is the only crate with unsafe code. Everything C++ sits behind a flat C interface that
 //! catches every exception, arguments are checked before they cross it, and what comes back is
@@ -10,6 +10,7 @@ mod autograd;
 mod checks;
 mod cuda;
 mod error;
+mod event;
 mod ffi;
 mod memory;
 mod optimizer;
@@ -21,6 +22,7 @@ pub use attention::varlen_attention;
 pub use autograd::{KeepGraph, vjp};
 pub use cuda::{cuda_device_count, cuda_device_name, ensure_cuda_loaded, set_threads};
 pub use error::{LibtorchError, Result};
+pub use event::CudaEvent;
 pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};
 pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};

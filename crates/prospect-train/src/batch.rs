@@ -3,10 +3,11 @@
 //! The hidden state at a position predicts the next token. So a sequence's last token is never
 //! an input, and its completion `c..n` is predicted by the states at `c-1..n-1`.
 //!
-//! Shape suffixes: t tokens of the pass, n completion tokens.
+//! Shape suffixes: t tokens of the pass, n completion tokens, s sequences.
 
 use prospect_core::Sequence;
 use prospect_model::{CausalLm, Layout};
+use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainError;
@@ -20,8 +21,8 @@ pub struct PackedBatch {
     pub(crate) positions_n: Tensor,
     /// i64 `[N]`: the completion tokens.
     pub(crate) targets_n: Tensor,
-    /// Completion tokens of each sequence, in order; their sum is N.
-    pub(crate) num_completion_tokens: Vec<usize>,
+    /// i64 `[S]`: completion tokens of each sequence, in order; their sum is N.
+    pub(crate) num_completion_tokens_s: Tensor,
 }
 
 impl PackedBatch {
@@ -37,6 +38,7 @@ impl PackedBatch {
         let mut positions: Vec<i64> = Vec::new();
         let mut targets: Vec<i64> = Vec::new();
         let mut lengths = Vec::with_capacity(sequences.len());
+        let mut num_completion_tokens = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let (ids, start) = (&sequence.token_ids, sequence.completion_start as usize);
             assert!((1..ids.len()).contains(&start), "sequences have a prompt and a completion");
@@ -45,41 +47,36 @@ impl PackedBatch {
             token_ids.extend(ids[..ids.len() - 1].iter().map(|&id| i64::from(id)));
             positions.extend((start..ids.len()).map(|token_idx| (offset + token_idx - 1) as i64));
             targets.extend(ids[start..].iter().map(|&id| i64::from(id)));
+            num_completion_tokens.push((ids.len() - start) as i64);
         }
         Ok(Self {
-            token_ids_t: indices(&token_ids, model.device())?,
+            token_ids_t: upload(&token_ids, model.device())?,
             layout: model.layout(&lengths)?,
-            positions_n: indices(&positions, model.device())?,
-            targets_n: indices(&targets, model.device())?,
-            num_completion_tokens: sequences.iter().map(|s| s.num_completion_tokens()).collect(),
+            positions_n: upload(&positions, model.device())?,
+            targets_n: upload(&targets, model.device())?,
+            num_completion_tokens_s: upload(&num_completion_tokens, model.device())?,
         })
     }
 
-    /// Sums the log-probabilities `[N]` of the completion tokens per sequence, in f64.
-    pub(crate) fn sum_per_sequence(&self, log_probs_n: &Tensor) -> Result<Vec<f64>, TrainError> {
-        let values =
-            Vec::<f64>::try_from(&log_probs_n.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
-        let mut rest = values.as_slice();
-        let mut sums = Vec::with_capacity(self.num_completion_tokens.len());
-        for &count in &self.num_completion_tokens {
-            let (own, others) = rest.split_at(count);
-            sums.push(own.iter().sum());
-            rest = others;
-        }
-        Ok(sums)
+    /// Sums the log-probabilities `[N]` of the completion tokens per sequence: f64 `[S]`, each in
+    /// the order of its tokens. Nothing is read from the device.
+    pub(crate) fn sum_per_sequence(&self, log_probs_n: &Tensor) -> Result<Tensor, TrainError> {
+        let (lengths_s, none) = (Some(&self.num_completion_tokens_s), None);
+        let values_n = log_probs_n.f_to_kind(Kind::Double)?;
+        // The checks that are left out would read the lengths.
+        Ok(Tensor::f_segment_reduce(&values_n, "sum", lengths_s, none, none, 0, true, 0.0)?)
     }
 
-    /// One f32 per completion token, `[N]`, from one number per sequence.
-    pub(crate) fn spread(&self, per_sequence: &[f64]) -> Result<Tensor, TrainError> {
-        let values: Vec<f32> = per_sequence
-            .iter()
-            .zip(&self.num_completion_tokens)
-            .flat_map(|(&value, &count)| std::iter::repeat_n(value as f32, count))
-            .collect();
-        Ok(Tensor::f_from_slice(&values)?.f_to_device(self.targets_n.device())?)
+    /// One f32 per completion token, `[N]`, from one number per sequence, `[S]`.
+    pub(crate) fn spread(&self, per_sequence_s: &Tensor) -> Result<Tensor, TrainError> {
+        let repeats_s = &self.num_completion_tokens_s;
+        let num_tokens = self.targets_n.size1()?;
+        let values_s = per_sequence_s.f_to_kind(Kind::Float)?;
+        Ok(values_s.f_repeat_interleave_self_tensor(repeats_s, 0, num_tokens)?)
     }
 }
 
-fn indices(values: &[i64], device: Device) -> Result<Tensor, TrainError> {
+/// Numbers of the host on a device.
+pub(crate) fn upload<T: Element>(values: &[T], device: Device) -> Result<Tensor, TrainError> {
     Ok(Tensor::f_from_slice(values)?.f_to_device(device)?)
 }

@@ -1,29 +1,110 @@
-//! Measures phases one after the other.
+//! Where the time of a step goes. On a CPU the host's clock tells it. A CUDA device works on while
+//! the host prepares more for it, so there moments are marked on its stream and compared when all
+//! of them have passed: a phase is the time that the device worked or stood still in it.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
-/// A clock that runs from phase to phase.
+use prospect_core::PhaseSeconds;
+use prospect_libtorch::CudaEvent;
+use tch::Device;
+
+use crate::TrainError;
+
+/// What a stretch of time went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Scoring,
+    ReferencePoint,
+    ForwardBackward,
+    AllReduce,
+    Optimizer,
+    /// Between two steps.
+    Commit,
+}
+
+/// A clock that runs from phase to phase, and from step to step.
 pub(crate) struct Clock {
-    start: Instant,
-    last: Instant,
+    device: Device,
+    /// Each with the phase that ended then; none where the clock stood still before.
+    moments: Vec<(Option<Phase>, Moment)>,
+    is_running: bool,
+}
+
+/// A clock's are all of one kind.
+enum Moment {
+    Host(Instant),
+    Cuda(CudaEvent),
 }
 
 // === impl Clock ===
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        let now = Instant::now();
-        Self { start: now, last: now }
+    /// A clock that stands still.
+    pub(crate) fn new(device: Device) -> Self {
+        Self { device, moments: Vec::new(), is_running: false }
     }
 
-    /// Seconds since the last lap.
-    pub(crate) fn lap(&mut self) -> f64 {
-        let now = Instant::now();
-        now.duration_since(std::mem::replace(&mut self.last, now)).as_secs_f64()
+    /// Ends a phase; the next begins. A clock that stands still starts.
+    pub(crate) fn lap(&mut self, phase: Phase) -> Result<(), TrainError> {
+        let moment = match self.device {
+            Device::Cuda(device_idx) => Moment::Cuda(CudaEvent::record(device_idx)?),
+            _ => Moment::Host(Instant::now()),
+        };
+        self.moments.push((self.is_running.then_some(phase), moment));
+        self.is_running = true;
+        Ok(())
     }
 
-    /// Seconds from the start to the last lap.
-    pub(crate) fn total(&self) -> f64 {
-        self.last.duration_since(self.start).as_secs_f64()
+    /// Stands still until the next lap: what happens meanwhile belongs to no step.
+    pub(crate) fn stop(&mut self) {
+        self.is_running = false;
+    }
+
+    /// Stands still and forgets what was not read.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new(self.device);
+    }
+
+    /// The phases that ended since the last reading. Waits until the device has passed them.
+    pub(crate) fn read(&mut self) -> Result<PhaseSeconds, TrainError> {
+        let mut seconds = PhaseSeconds::default();
+        for (before, (phase, moment)) in self.moments.iter().zip(self.moments.iter().skip(1)) {
+            let Some(phase) = phase else { continue };
+            let passed = moment.seconds_since(&before.1)?;
+            *phase.of(&mut seconds) += passed;
+            seconds.total += passed;
+        }
+        self.moments.drain(..self.moments.len().saturating_sub(1));
+        Ok(seconds)
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    fn of(self, seconds: &mut PhaseSeconds) -> &mut f64 {
+        match self {
+            Self::Scoring => &mut seconds.scoring,
+            Self::ReferencePoint => &mut seconds.reference_point,
+            Self::ForwardBackward => &mut seconds.forward_backward,
+            Self::AllReduce => &mut seconds.all_reduce,
+            Self::Optimizer => &mut seconds.optimizer,
+            Self::Commit => &mut seconds.commit,
+        }
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    fn seconds_since(&self, earlier: &Self) -> Result<f64, TrainError> {
+        match (self, earlier) {
+            (Self::Host(now), Self::Host(then)) => Ok(now.duration_since(*then).as_secs_f64()),
+            (Self::Cuda(now), Self::Cuda(then)) => Ok(now.seconds_since(then)?),
+            _ => unreachable!("the moments of one clock are of one kind"),
+        }
     }
 }

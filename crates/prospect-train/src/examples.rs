@@ -1,12 +1,18 @@
-//! From log-probabilities to loss terms: what the objective says of each sequence, added up part
-//! by part, and what is not finite or has drifted, by name.
+//! From log-probabilities to loss terms: what the objective says of each sequence, on the device as
+//! coefficients of the backward pass and on the host added up part by part; and what is not finite
+//! or has drifted, by name.
+//!
+//! Shape suffix: s sequences of a microbatch.
 
 use prospect_core::{
-    KlSums, Label, PartKlSums, PartSums, ReferencePoint, ReferenceValue, Sequence, Shard, ShardPart,
+    KlSums, Label, PartKlSums, PartSums, ReferencePoint, ReferenceValue, Sequence, Shard,
+    ShardPart, Target,
 };
+use tch::Tensor;
 
+use crate::batch::upload;
 use crate::drift::{DriftCheck, Packing};
-use crate::{ExampleLogProbs, NotFiniteExample, Objective, TrainError};
+use crate::{BatchLogProbs, ExampleLogProbs, NotFiniteExample, Objective, TrainError};
 
 /// Log-probabilities under the reference, known or computed in this step.
 pub(crate) struct References {
@@ -66,31 +72,19 @@ impl Tally {
         PartKlSums { part: part.part, sums }
     }
 
-    /// Adds the targets of one microbatch and returns the derivative of the global loss with
-    /// respect to each one's log-probability. Where a log-ratio is not finite the derivative is
-    /// NaN, so that the gradient of no rank passes for finite.
+    /// Adds the targets of one microbatch, whose policy log-probabilities these are.
     pub(crate) fn targets(
         &mut self,
         (shard, part_idx): (&Shard, usize),
         microbatch: &[u32],
         policy: &[f64],
         (references, point, objective): (&References, &ReferencePoint, &dyn Objective),
-    ) -> Vec<f64> {
-        let num_examples = f64::from(shard.num_examples_global);
-        let mut coefficients = Vec::with_capacity(microbatch.len());
+    ) {
         for (&index, &policy) in microbatch.iter().zip(policy) {
             let target = &shard.parts[part_idx].targets[index as usize];
             let reference = references.parts[part_idx].targets[index as usize];
-            let example = ExampleLogProbs {
-                policy,
-                reference: reference.0,
-                num_tokens: target.sequence.num_completion_tokens() as u64,
-                label: target.label,
-                weight: target.weight,
-            };
-            let term = objective.evaluate(&example, point.z0);
-            let is_finite = self.notice(&target.sequence, Some(target.label), policy, reference);
-            coefficients.push(if is_finite { term.coefficient / num_examples } else { f64::NAN });
+            let term = objective.evaluate(&example(target, policy, reference.0), point.z0);
+            self.notice(&target.sequence, Some(target.label), policy, reference);
             let sums = &mut self.parts[part_idx].sums;
             sums.loss += term.loss;
             sums.num_correct += u64::from(term.is_correct);
@@ -106,7 +100,6 @@ impl Tally {
                 sums.log_prob_undesirable += policy;
             }
         }
-        coefficients
     }
 
     /// Refuses a step in which a log-ratio that has to be 0 is not.
@@ -117,16 +110,15 @@ impl Tally {
         }
     }
 
-    /// Whether the log-ratio is finite; if not, the sequence is written down.
+    /// Writes down a sequence whose log-ratio is not finite, and checks the others.
     fn notice(
         &mut self,
         sequence: &Sequence,
         label: Option<Label>,
         policy: f64,
         reference: (f64, Packing),
-    ) -> bool {
-        let is_finite = (policy - reference.0).is_finite();
-        if !is_finite {
+    ) {
+        if !(policy - reference.0).is_finite() {
             self.not_finite.push(NotFiniteExample {
                 prompt_row: sequence.prompt_row,
                 completion_row: sequence.completion_row,
@@ -137,6 +129,57 @@ impl Tally {
         } else if let Some(drift) = &mut self.drift {
             drift.check(sequence, policy, reference);
         }
-        is_finite
+    }
+}
+
+/// Derivatives of the global loss with respect to the log-probabilities of a microbatch's targets,
+/// f64 `[S]`, on the device that `policy_s` is on, from which nothing is read. Where a log-ratio
+/// is not finite the derivative is NaN, so that the gradient of no rank passes for finite.
+pub(crate) fn coefficients(
+    (shard, part_idx): (&Shard, usize),
+    microbatch: &[u32],
+    policy_s: &Tensor,
+    (references, point, objective): (&References, &ReferencePoint, &dyn Objective),
+) -> Result<Tensor, TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let part = &shard.parts[part_idx];
+    let examples: Vec<ExampleLogProbs> = microbatch
+        .iter()
+        .map(|&index| {
+            let reference = references.parts[part_idx].targets[index as usize];
+            example(&part.targets[index as usize], f64::NAN, reference.0)
+        })
+        .collect();
+    let columns: [fn(&ExampleLogProbs) -> f64; 4] = [
+        |example| example.reference,
+        |example| example.num_tokens as f64,
+        |example| example.label.sign(),
+        |example| example.weight,
+    ];
+    let values: Vec<f64> = columns.iter().flat_map(|column| examples.iter().map(column)).collect();
+    // Four rows in one transfer.
+    let rows = upload(&values, policy_s.device())?.f_view([columns.len() as i64, -1])?;
+    let row = |idx| rows.f_select(0, idx);
+    let batch = BatchLogProbs {
+        policy_s: policy_s.shallow_clone(),
+        reference_s: row(0)?,
+        num_tokens_s: row(1)?,
+        sign_s: row(2)?,
+        weight_s: row(3)?,
+    };
+    let coefficients_s = objective.coefficients(&batch, point.z0)?;
+    // 0 where the log-ratio is finite, else NaN.
+    let mark_s = policy_s.f_sub(&batch.reference_s)?.f_mul_scalar(0.0)?;
+    let num_examples = f64::from(shard.num_examples_global);
+    Ok(coefficients_s.f_div_scalar(num_examples)?.f_add(&mark_s)?)
+}
+
+fn example(target: &Target, policy: f64, reference: f64) -> ExampleLogProbs {
+    ExampleLogProbs {
+        policy,
+        reference,
+        num_tokens: target.sequence.num_completion_tokens() as u64,
+        label: target.label,
+        weight: target.weight,
     }
 }

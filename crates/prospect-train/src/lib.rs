@@ -22,6 +22,7 @@ mod optimizer;
 mod parameters;
 mod passes;
 mod progress;
+mod readback;
 mod reduction;
 mod reference;
 mod scoring;
@@ -46,7 +47,9 @@ pub use drift::Drift;
 pub use error::{ShardProblem, TrainError, libtorch_kind};
 pub use exchange::{ExchangeError, ReferencePointExchange};
 pub use not_finite::{NotFinite, NotFiniteExample, NotFiniteGradient};
-pub use objective::{ApoZeroUnpaired, ExampleLogProbs, Kto, Objective, Term, objective};
+pub use objective::{
+    ApoZeroUnpaired, BatchLogProbs, ExampleLogProbs, Kto, Objective, Term, objective,
+};
 pub use progress::Progress;
 pub use prospect_core::FailureKind;
 pub use scoring::score;

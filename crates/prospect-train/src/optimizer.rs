@@ -3,7 +3,7 @@
 
 use prospect_core::{Mode, TrainConfig};
 use prospect_libtorch::{AdamWOptions, ProcessGroup, fused_adamw};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::TrainError;
 use crate::parameters::{Parameters, Segment};
@@ -23,34 +23,35 @@ enum Part {
     Rest,
 }
 
-/// L2 norm of all gradients, the same bits on every rank; not finite if any element is not.
+/// L2 norm of all gradients, an f64 scalar on their device, the same bits on every rank; not
+/// finite if any element is not.
 pub(crate) fn gradient_norm(
     parameters: &Parameters,
     group: &ProcessGroup,
-) -> Result<f64, TrainError> {
+) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let mut pieces = Vec::new();
+    let mut norms = Vec::new();
     for segment in &parameters.segments {
         let gradient = segment.own_gradient()?;
         let length = gradient.size1()?;
-        for start in (0..length).step_by(NORM_PIECE as usize) {
-            let piece = gradient.f_narrow(0, start, NORM_PIECE.min(length - start))?;
-            pieces.push(piece.f_norm()?);
+        let whole = length / NORM_PIECE * NORM_PIECE;
+        // One operation for all pieces but the last.
+        let pieces = gradient.f_narrow(0, 0, whole)?.f_view([-1, NORM_PIECE])?;
+        let rest = gradient.f_narrow(0, whole, length - whole)?.f_view([1, -1])?;
+        for pieces in [pieces, rest] {
+            norms.push(pieces.f_norm_scalaropt_dim(2, [1_i64].as_slice(), false)?);
         }
     }
-    let norms = Tensor::f_stack(&pieces, 0)?;
+    let squares = Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?.f_square()?;
+    let mine = squares.f_sum(Kind::Double)?;
     if parameters.mode == Mode::Replicated {
-        let norms = norms.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
-        let squares: f64 = Vec::<f64>::try_from(&norms)?.iter().map(|norm| norm * norm).sum();
-        return Ok(squares.sqrt());
+        return Ok(mine.f_sqrt()?);
     }
-    let mine = norms.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?.f_view([1])?;
     let size = group.world_size() as i64;
     let mut all = Tensor::f_zeros([size], (Kind::Double, mine.device()))?;
-    group.all_gather(&mut all, &mine)?.wait()?;
+    group.all_gather(&mut all, &mine.f_view([1])?)?.wait()?;
     // Added here and in the order of the ranks, so that all get the same.
-    let squares: f64 = Vec::<f64>::try_from(&all.f_to_device(Device::Cpu)?)?.iter().sum();
-    Ok(squares.sqrt())
+    Ok(all.f_sum(Kind::Double)?.f_sqrt()?)
 }
 
 /// Scales all gradients down to `max_norm` if their norm is above it; 0 means never.
@@ -119,8 +120,7 @@ fn update_part(
     }
     let [params, grads, exp_avgs, exp_avg_sqs] = lists;
     let Some(first) = params.first() else { return Ok(()) };
-    let step =
-        Tensor::f_from_slice(&[num_updates as f32])?.f_squeeze()?.f_to_device(first.device())?;
+    let step = Tensor::f_full([], num_updates as f64, (Kind::Float, first.device()))?;
     let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
     Ok(fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, options)?)
 }

@@ -9,6 +9,7 @@ use prospect_core::{
 use crate::chain::score_batch;
 use crate::drift::Packing;
 use crate::examples::{PartReferences, References, Tally};
+use crate::readback::Readback;
 use crate::reduction::parts_here;
 use crate::{ReferencePointExchange, TrainError, Trainer, shard as checks};
 
@@ -64,6 +65,7 @@ impl Trainer {
     ) -> Result<Vec<(f64, Packing)>, TrainError> {
         let known = |sequence: &&Sequence| Some((sequence.reference_log_prob?, Packing::Other));
         let mut values: Vec<Option<(f64, Packing)>> = sequences.iter().map(known).collect();
+        let (mut asked, mut readback) = (Vec::new(), Readback::default());
         for microbatch in microbatches {
             let unknown: Vec<usize> = microbatch
                 .iter()
@@ -78,16 +80,17 @@ impl Trainer {
                 if unknown.len() == microbatch.len() { Packing::Same } else { Packing::Other };
             let batch: Vec<&Sequence> = unknown.iter().map(|&index| sequences[index]).collect();
             let loaded = self.reference.loaded();
-            let log_probs = score_batch(&self.reference_chain(), &batch)?;
-            for (index, log_prob) in unknown.into_iter().zip(log_probs) {
-                values[index] = Some((log_prob, packing));
-                add_flops(loaded.cost.scored(sequences[index]));
-                computed.push(ReferenceValue {
-                    prompt_row: sequences[index].prompt_row,
-                    completion_row: sequences[index].completion_row,
-                    log_prob,
-                });
-            }
+            readback.push(score_batch(&self.reference_chain(), &batch)?)?;
+            batch.iter().for_each(|sequence| add_flops(loaded.cost.scored(sequence)));
+            asked.extend(unknown.into_iter().map(|index| (index, packing)));
+        }
+        for ((index, packing), log_prob) in asked.into_iter().zip(readback.read()?) {
+            values[index] = Some((log_prob, packing));
+            computed.push(ReferenceValue {
+                prompt_row: sequences[index].prompt_row,
+                completion_row: sequences[index].completion_row,
+                log_prob,
+            });
         }
         let values = values.into_iter().flatten().collect::<Vec<_>>();
         assert_eq!(values.len(), sequences.len(), "the microbatches hold every sequence");
@@ -104,16 +107,18 @@ impl Trainer {
         let mut sums = Vec::with_capacity(shard.parts.len());
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let mut policy = vec![0.0; part.mismatched.len()];
+            let mut readback = Readback::default();
             for microbatch in part.mismatched_microbatches.iter().filter(|m| !m.is_empty()) {
                 let sequences: Vec<&Sequence> =
                     microbatch.iter().map(|&index| &part.mismatched[index as usize]).collect();
-                let log_probs = score_batch(&self.policy_chain(), &sequences)?;
-                for ((&index, sequence), log_prob) in
-                    microbatch.iter().zip(sequences).zip(log_probs)
-                {
-                    policy[index as usize] = log_prob;
+                readback.push(score_batch(&self.policy_chain(), &sequences)?)?;
+                for sequence in sequences {
                     tally.add_flops(part_idx, self.policy_cost.scored(sequence));
                 }
+            }
+            let order = part.mismatched_microbatches.iter().flatten();
+            for (&index, log_prob) in order.zip(readback.read()?) {
+                policy[index as usize] = log_prob;
             }
             sums.push(tally.mismatched(part_idx, part, &policy, references));
         }

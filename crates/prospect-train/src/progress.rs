@@ -12,7 +12,13 @@ pub struct Progress {
     /// Place in [`StepPhase::ALL`].
     phase: AtomicU8,
     count: AtomicU64,
+    #[cfg(test)]
+    pub(crate) observer: std::sync::OnceLock<Observer>,
 }
+
+/// What a test does after each piece of work, on the thread that did it.
+#[cfg(test)]
+pub(crate) struct Observer(pub(crate) Box<dyn Fn(&Progress) + Send + Sync>);
 
 impl Progress {
     /// The step that was worked on last, 0 before the first.
@@ -43,10 +49,21 @@ impl Progress {
     /// Says that a piece of work is done.
     pub fn tick(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        if let Some(Observer(observe)) = self.observer.get() {
+            observe(self);
+        }
     }
 
     /// Says which step is worked on.
     pub(crate) fn set_step(&self, step: Step) {
         self.step.store(step.0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
     }
 }

@@ -6,6 +6,7 @@ use prospect_model::CausalLm;
 use crate::TrainError;
 use crate::chain::{Chain, score_batch};
 use crate::progress::Progress;
+use crate::readback::Readback;
 use crate::shard::check_sequence;
 
 /// Sum of the completion's log-probabilities for each sequence, in nats, without gradient.
@@ -27,12 +28,12 @@ pub fn score(
     let progress = Progress::default();
     let chain = Chain::whole(model, &progress);
     let budget = microbatch_tokens as usize;
-    let mut log_probs = Vec::with_capacity(sequences.len());
+    let mut log_probs = Readback::default();
     let mut batch: Vec<&Sequence> = Vec::new();
     let mut num_tokens = 0;
     for sequence in sequences {
         if !batch.is_empty() && num_tokens + sequence.num_tokens() > budget {
-            log_probs.extend(score_batch(&chain, &batch)?);
+            log_probs.push(score_batch(&chain, &batch)?)?;
             batch.clear();
             num_tokens = 0;
         }
@@ -40,7 +41,7 @@ pub fn score(
         num_tokens += sequence.num_tokens();
     }
     if !batch.is_empty() {
-        log_probs.extend(score_batch(&chain, &batch)?);
+        log_probs.push(score_batch(&chain, &batch)?)?;
     }
-    Ok(log_probs)
+    log_probs.read()
 }

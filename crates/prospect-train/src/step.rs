@@ -1,20 +1,33 @@
 //! One step of training: the gradient of a global batch, and the update that it may become.
+//!
+//! The host hears from the device twice in a step: of the log-probabilities that the KL sums are
+//! made of, and at the end of everything else at once.
 
-use std::time::Instant;
+use std::ops::Range;
 
 use prospect_core::{
     Microbatch, PhaseSeconds, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport,
 };
 
 use crate::chain::ForwardPass;
-use crate::clock::Clock;
+use crate::clock::Phase;
 use crate::drift::DriftCheck;
 use crate::error::failpoint;
-use crate::examples::{References, Tally};
+use crate::examples::{References, Tally, coefficients};
 use crate::optimizer::{clip, gradient_norm, update};
+use crate::readback::Readback;
 use crate::reduction::Summation;
 use crate::trainer::Pending;
 use crate::{ReferencePointExchange, TrainError, Trainer};
+
+/// A microbatch of targets whose backward pass was started.
+struct Trained<'a> {
+    /// Place of its part in the shard.
+    part_idx: usize,
+    microbatch: &'a Microbatch,
+    /// Where its log-probabilities are among the numbers that are read.
+    log_probs: Range<usize>,
+}
 
 impl Trainer {
     /// Computes this rank's parts of a step. Every rank of the world calls this with its own
@@ -36,6 +49,9 @@ impl Trainer {
         let report = self.compute(shard, exchange);
         let next = if report.is_ok() { StepPhase::Commit } else { StepPhase::Idle };
         self.progress.set_phase(next);
+        if report.is_err() {
+            self.clock.reset();
+        }
         report
     }
 
@@ -50,7 +66,7 @@ impl Trainer {
             _ => return Err(TrainError::NotPending { step, pending: self.pending() }),
         };
         failpoint("worker::optimizer")?;
-        let start = Instant::now();
+        self.clock.lap(Phase::Commit)?;
         self.progress.set_phase(StepPhase::Optimizer);
         self.discard();
         self.lose_weights();
@@ -59,7 +75,7 @@ impl Trainer {
             self.parameters.weights.spread(group)?;
         }
         self.done = step;
-        self.update_seconds += start.elapsed().as_secs_f64();
+        self.clock.lap(Phase::Optimizer)?;
         self.progress.set_phase(StepPhase::Idle);
         Ok(())
     }
@@ -74,7 +90,7 @@ impl Trainer {
         shard: &Shard,
         exchange: &mut dyn ReferencePointExchange,
     ) -> Result<StepReport, TrainError> {
-        let (mut clock, mut seconds) = (Clock::start(), PhaseSeconds::default());
+        self.clock.lap(Phase::Commit)?;
         self.discard();
         self.begin(shard, self.done.next())?;
         failpoint("worker::scoring")?;
@@ -85,7 +101,7 @@ impl Trainer {
         let references = self.reference_log_probs(shard, &mut tally)?;
         let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;
         tally.refuse_drift()?;
-        seconds.scoring += clock.lap();
+        self.clock.lap(Phase::Scoring)?;
 
         // The first forward pass runs while the other ranks' sums are on their way.
         let exchanges = self.submit(shard, kl_sums, exchange)?;
@@ -97,54 +113,57 @@ impl Trainer {
         if ahead.is_none() {
             self.idle_forward()?;
         }
-        seconds.forward_backward += clock.lap();
+        self.clock.lap(Phase::ForwardBackward)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
+        self.clock.lap(Phase::ReferencePoint)?;
         if !point.raw.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, None)?);
         }
-        seconds.reference_point += clock.lap();
 
-        self.sum_gradients(
-            (shard, ahead),
-            (&references, &point),
-            &mut tally,
-            |phase| match phase {
-                StepPhase::AllReduce => seconds.all_reduce += clock.lap(),
-                _ => seconds.forward_backward += clock.lap(),
-            },
-        )?;
+        let mut readback = Readback::default();
+        let context = (&references, &point);
+        let trained = self.sum_gradients((shard, ahead), context, &mut tally, &mut readback)?;
 
-        // The norm comes from the device, which has done all reductions by then. Sums that a
-        // failed one left behind mean a lost peer, whatever their norm.
-        let grad_norm = gradient_norm(&self.parameters, self.world()?)?;
+        // Everything that the step gives comes from the device at once, when it has done all
+        // reductions. Sums that a failed one left behind mean a lost peer, whatever they are.
+        let norm = gradient_norm(&self.parameters, self.world()?)?;
+        let norm_place = readback.push(norm.f_view(-1)?)?;
+        let values = readback.read()?;
         self.world()?.check_health()?;
+        for Trained { part_idx, microbatch, log_probs } in trained {
+            let context = (&references, &point, self.objective.as_ref());
+            tally.targets((shard, part_idx), microbatch, &values[log_probs], context);
+        }
+        tally.refuse_drift()?;
+        let grad_norm = values[norm_place.start];
         if !grad_norm.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, Some(grad_norm))?);
         }
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
-        seconds.optimizer += clock.lap() + self.update_seconds;
-        seconds.gather = self.take_gather_seconds();
-        seconds.total = clock.total() + self.update_seconds;
+        self.clock.lap(Phase::Optimizer)?;
+        let gather = self.take_gather_seconds();
+        let seconds = PhaseSeconds { gather, ..self.clock.read()? };
         let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
-        self.update_seconds = 0.0;
         self.pending = Some(Pending { step: shard.step, learning_rate: shard.learning_rate });
         Ok(report)
     }
 
     /// Backward passes over all targets, `ahead` being the first microbatch's forward pass, and the
-    /// sum of their gradients over all parts of the global batch. Tells when a phase is over.
-    fn sum_gradients(
+    /// sum of their gradients over all parts of the global batch. Nothing is read from the device:
+    /// log-probabilities go to `readback`.
+    fn sum_gradients<'a>(
         &mut self,
-        (shard, mut ahead): (&Shard, Option<ForwardPass>),
+        (shard, mut ahead): (&'a Shard, Option<ForwardPass>),
         (references, point): (&References, &ReferencePoint),
         tally: &mut Tally,
-        mut is_over: impl FnMut(StepPhase),
-    ) -> Result<(), TrainError> {
+        readback: &mut Readback,
+    ) -> Result<Vec<Trained<'a>>, TrainError> {
         failpoint("worker::backward")?;
         self.progress.set_phase(StepPhase::ForwardBackward);
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
         let mut summation = Summation::new(&self.config.train, group, &self.parameters);
         let is_idle = ahead.is_none();
+        let mut trained = Vec::new();
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let mut microbatches = microbatches(part).peekable();
             while let Some(microbatch) = microbatches.next() {
@@ -153,12 +172,14 @@ impl Trainer {
                     None => self.forward(part, microbatch)?,
                 };
                 let context = (references, point, self.objective.as_ref());
-                let coefficients =
-                    tally.targets((shard, part_idx), microbatch, &pass.log_probs, context);
-                tally.refuse_drift()?;
+                let log_probs_s = &pass.log_probs_s;
+                let coefficients_s =
+                    coefficients((shard, part_idx), microbatch, log_probs_s, context)?;
+                let log_probs = readback.push(log_probs_s.shallow_clone())?;
+                trained.push(Trained { part_idx, microbatch, log_probs });
                 let is_last = microbatches.peek().is_none();
                 let overlap = summation.overlap(is_last, &self.parameters);
-                pass.backward(&self.policy_chain(), &self.parameters, &coefficients, overlap)?;
+                pass.backward(&self.policy_chain(), &self.parameters, &coefficients_s, overlap)?;
             }
             for target in &part.targets {
                 tally.add_flops(part_idx, self.policy_cost.trained(&target.sequence));
@@ -166,12 +187,12 @@ impl Trainer {
             summation.end_part(part.part, &mut self.parameters)?;
         }
         self.idle_training(&mut summation, is_idle)?;
-        is_over(StepPhase::ForwardBackward);
+        self.clock.lap(Phase::ForwardBackward)?;
         failpoint("worker::all_reduce")?;
         self.progress.set_phase(StepPhase::AllReduce);
         summation.finish(&mut self.parameters, &self.progress)?;
-        is_over(StepPhase::AllReduce);
-        Ok(())
+        self.clock.lap(Phase::AllReduce)?;
+        Ok(trained)
     }
 
     fn forward(&self, part: &ShardPart, microbatch: &[u32]) -> Result<ForwardPass, TrainError> {

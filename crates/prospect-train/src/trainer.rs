@@ -13,6 +13,7 @@ use tch::Device;
 
 use crate::align::Passes;
 use crate::chain::Chain;
+use crate::clock::Clock;
 use crate::error::failpoint;
 use crate::flops::PassCost;
 use crate::parameters::{Parameters, Place, Weights};
@@ -45,8 +46,8 @@ pub struct Trainer {
     /// The weights are those of the model directory.
     pub(crate) is_initial: bool,
     pub(crate) pending: Option<Pending>,
-    /// Seconds that the update took which no report has told yet.
-    pub(crate) update_seconds: f64,
+    /// Where the time goes that no report has told yet.
+    pub(crate) clock: Clock,
 }
 
 /// A step whose clipped gradient lies in the buffers and has not moved the weights.
@@ -109,7 +110,7 @@ impl Trainer {
             done: Step(0),
             is_initial: mode == Mode::Replicated,
             pending: None,
-            update_seconds: 0.0,
+            clock: Clock::new(device),
         })
     }
 
@@ -146,6 +147,7 @@ impl Trainer {
     /// Gives up the group at once, if there is one, and what is under way in it. The weights and a
     /// pending gradient stay. The others notice that a connection is lost.
     pub fn leave(&mut self) {
+        self.clock.stop();
         if let Some(group) = self.group.take()
             && let Err(error) = group.abort()
         {

@@ -1,19 +1,21 @@
 //! Passes without gradient.
 //!
-//! Shape suffixes: t tokens of the pass, n completion tokens, h hidden width.
+//! Shape suffixes: t tokens of the pass, n completion tokens, s sequences, h hidden width.
 
 use prospect_core::Sequence;
+use tch::Tensor;
 
 use super::Chain;
 use crate::TrainError;
 use crate::batch::PackedBatch;
 use crate::head::{self, TILE_BYTES, Visits};
 
-/// Log-probabilities of the completions, one per sequence, without gradient.
+/// Log-probabilities of the completions, one per sequence: f64 `[S]`, without gradient. Nothing is
+/// read from the device.
 pub(crate) fn score_batch(
     chain: &Chain<'_>,
     sequences: &[&Sequence],
-) -> Result<Vec<f64>, TrainError> {
+) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
     let model = chain.model;
     let batch = PackedBatch::new(model, sequences)?;

@@ -2,7 +2,7 @@
 //! vector-Jacobian product per block. The input of every block is a detached leaf, so each block
 //! has a graph of its own that is freed as soon as its product is done.
 //!
-//! Shape suffixes: t tokens of the pass, n completion tokens, h hidden width.
+//! Shape suffixes: t tokens of the pass, n completion tokens, s sequences, h hidden width.
 
 use prospect_core::{Recompute, Sequence};
 use prospect_libtorch::{KeepGraph, vjp};
@@ -28,8 +28,8 @@ pub(crate) struct ForwardPass {
     /// `[N, H]` with its graph.
     normed_nh: Tensor,
     head: HeadVisit,
-    /// Per sequence: sum of the completion's log-probabilities, in nats.
-    pub(crate) log_probs: Vec<f64>,
+    /// f64 `[S]`: per sequence, sum of the completion's log-probabilities, in nats.
+    pub(crate) log_probs_s: Tensor,
 }
 
 impl ForwardPass {
@@ -66,11 +66,11 @@ impl ForwardPass {
                 head::log_probs(&normed_nh, &weight_vh, targets_n, Visits::Twice, TILE_BYTES)?;
             Ok((normed_nh, head))
         })?;
-        let log_probs = batch.sum_per_sequence(&head.log_probs_n)?;
-        Ok(Self { batch, inputs_th, outputs_th, final_nh, normed_nh, head, log_probs })
+        let log_probs_s = batch.sum_per_sequence(&head.log_probs_n)?;
+        Ok(Self { batch, inputs_th, outputs_th, final_nh, normed_nh, head, log_probs_s })
     }
 
-    /// Adds the gradients of all parameters for these derivatives of the loss with respect to
+    /// Adds the gradients of all parameters for these derivatives `[S]` of the loss with respect to
     /// the sequences' log-probabilities. With a reduction, which comes with the step's last gradients,
     /// and with all where they are sharded, each segment's sum over ranks starts as soon as they are
     /// there.
@@ -78,12 +78,12 @@ impl ForwardPass {
         mut self,
         chain: &Chain<'_>,
         parameters: &Parameters,
-        coefficients: &[f64],
+        coefficients_s: &Tensor,
         mut reduction: Option<&mut Reduction<'_>>,
     ) -> Result<(), TrainError> {
         let num_layers = chain.model.config().num_layers;
         let mut gradient_th = chain.visit(num_layers + 1, Some(num_layers), |model| {
-            self.head_backward(model, parameters, coefficients)
+            self.head_backward(model, parameters, coefficients_s)
         })?;
         // Neither end of the chain is visited again.
         chain.end_pass()?;
@@ -134,10 +134,10 @@ impl ForwardPass {
         &mut self,
         model: &CausalLm,
         parameters: &Parameters,
-        coefficients: &[f64],
+        coefficients_s: &Tensor,
     ) -> Result<Tensor, TrainError> {
         let kind = model.kind();
-        let coefficients_n = self.batch.spread(coefficients)?;
+        let coefficients_n = self.batch.spread(coefficients_s)?;
         let normed_gradient_nh = head::gradient(
             &self.normed_nh,
             &model.head_weight(),

@@ -1,12 +1,17 @@
-//! Losses over binary feedback, as scalar mathematics in f64: no tensors, no ranks. The engine
-//! asks an objective for the loss of each sequence and its derivative with respect to the
-//! policy's log-probability; the backward pass needs nothing else.
+//! Losses over binary feedback, as mathematics of single sequences in f64: no ranks, no model. The
+//! backward pass needs one number a sequence, the derivative of its loss with respect to the
+//! policy's log-probability. An objective gives it for many sequences on the device that they are
+//! on, so that nobody waits for the device, and for one sequence on the host together with the
+//! loss and what else is reported.
+//!
+//! Shape suffix: s sequences of a microbatch.
 
 mod kto;
 #[cfg(test)]
 mod tests;
 
 use prospect_core::{Label, ObjectiveConfig, ObjectiveName};
+use tch::{TchError, Tensor};
 
 pub use kto::{ApoZeroUnpaired, Kto};
 
@@ -23,6 +28,22 @@ pub struct ExampleLogProbs {
     pub label: Label,
     /// Weight λ of the loss term.
     pub weight: f64,
+}
+
+/// What an objective knows about the sequences of a microbatch: f64 `[S]` each, on one device, and
+/// in meaning as in [`ExampleLogProbs`].
+#[derive(Debug)]
+pub struct BatchLogProbs {
+    /// Under the policy, in nats.
+    pub policy_s: Tensor,
+    /// Under the reference, in nats.
+    pub reference_s: Tensor,
+    /// Numbers of completion tokens.
+    pub num_tokens_s: Tensor,
+    /// 1 for desirable sequences, −1 for others.
+    pub sign_s: Tensor,
+    /// Weights λ.
+    pub weight_s: Tensor,
 }
 
 /// One sequence's part of the loss, not yet divided by the global batch.
@@ -54,6 +75,13 @@ pub trait Objective: Send {
     /// Loss and derivative of one sequence. `z0` is the reference point of the global batch, a
     /// constant in the derivative; it is 0 for objectives without pairs.
     fn evaluate(&self, example: &ExampleLogProbs, z0: f64) -> Term;
+
+    /// The derivatives of [`evaluate`](Self::evaluate) of many sequences, f64 `[S]`, equal to
+    /// rounding. Nothing is read from the device.
+    ///
+    /// # Errors
+    /// Those of tensor operations.
+    fn coefficients(&self, batch: &BatchLogProbs, z0: f64) -> Result<Tensor, TchError>;
 }
 
 impl ExampleLogProbs {

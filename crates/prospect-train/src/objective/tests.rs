@@ -1,6 +1,8 @@
 use prospect_core::{Label, ObjectiveConfig, ObjectiveName};
 
-use super::{ExampleLogProbs, Objective, Term, objective};
+use tch::{Device, Tensor};
+
+use super::{BatchLogProbs, ExampleLogProbs, Objective, Term, objective};
 
 const BETA: f64 = 0.3;
 
@@ -75,4 +77,46 @@ fn saturation_is_one_at_the_threshold_and_vanishes_far_from_it() {
 fn a_log_prob_that_is_not_finite_gives_no_finite_loss() {
     let term = make(ObjectiveName::Kto).evaluate(&example(f64::NAN, Label::Desirable), 0.0);
     assert!(term.loss.is_nan() && term.coefficient.is_nan());
+}
+
+/// Log-ratios, reference points and weights from small to saturated, in both labels.
+fn grid() -> Vec<(ExampleLogProbs, f64)> {
+    let mut grid = Vec::new();
+    for log_ratio in [-700.0, -30.0, -4.0, -0.5, 0.0, 1e-9, 0.25, 3.0, 40.0, 700.0] {
+        for (label, weight) in [(Label::Desirable, 1.0), (Label::Undesirable, 1.5e3)] {
+            for z0 in [0.0, 0.4, 5.0] {
+                grid.push((ExampleLogProbs { weight, ..example(log_ratio - 20.0, label) }, z0));
+            }
+        }
+    }
+    grid
+}
+
+#[test]
+fn coefficients_of_a_batch_equal_those_of_single_examples() {
+    let grid = grid();
+    let cuda = prospect_libtorch::ensure_cuda_loaded().then_some(Device::Cuda(0));
+    for device in [Device::Cpu].into_iter().chain(cuda) {
+        let column = |of: &dyn Fn(&ExampleLogProbs) -> f64| {
+            let values: Vec<f64> = grid.iter().map(|(example, _)| of(example)).collect();
+            Tensor::f_from_slice(&values).unwrap().f_to_device(device).unwrap()
+        };
+        let batch = BatchLogProbs {
+            policy_s: column(&|example| example.policy),
+            reference_s: column(&|example| example.reference),
+            num_tokens_s: column(&|example| example.num_tokens as f64),
+            sign_s: column(&|example| example.label.sign()),
+            weight_s: column(&|example| example.weight),
+        };
+        for name in [ObjectiveName::Kto, ObjectiveName::ApoZeroUnpaired] {
+            let objective = make(name);
+            for (idx, (example, z0)) in grid.iter().enumerate() {
+                let found = objective.coefficients(&batch, *z0).unwrap();
+                let found = found.f_double_value(&[idx as i64]).unwrap();
+                let expected = objective.evaluate(example, *z0).coefficient;
+                let tolerance = 1e-12 * expected.abs();
+                assert!((found - expected).abs() <= tolerance, "{name:?}: {found}, {expected}");
+            }
+        }
+    }
 }

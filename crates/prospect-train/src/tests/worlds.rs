@@ -71,6 +71,7 @@ fn the_phases_make_up_the_step() {
                 seconds.reference_point,
                 seconds.forward_backward,
                 seconds.all_reduce,
+                seconds.commit,
                 seconds.optimizer,
             ];
             assert!(parts.iter().all(|&part| part >= 0.0) && seconds.total > 0.0);

@@ -1,0 +1,37 @@
+//! Numbers that stay on the device until all of them are read at once: a read holds the host
+//! until the device has done everything that was asked of it, and leaves the device idle until
+//! the host has asked for more.
+
+use std::ops::Range;
+
+use tch::{Device, Tensor};
+
+use crate::TrainError;
+
+/// Numbers on the device, f64, in the order in which they came.
+#[derive(Default)]
+pub(crate) struct Readback {
+    waiting: Vec<Tensor>,
+    len: usize,
+}
+
+// === impl Readback ===
+
+impl Readback {
+    /// Takes numbers, f64 `[S]`. Returns where they are among those that are read.
+    pub(crate) fn push(&mut self, values_s: Tensor) -> Result<Range<usize>, TrainError> {
+        let start = self.len;
+        // Sizes are not negative.
+        self.len += values_s.size1()? as usize;
+        self.waiting.push(values_s);
+        Ok(start..self.len)
+    }
+
+    /// Reads all numbers.
+    pub(crate) fn read(self) -> Result<Vec<f64>, TrainError> {
+        if self.waiting.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(Vec::try_from(&Tensor::f_cat(&self.waiting, 0)?.f_to_device(Device::Cpu)?)?)
+    }
+}
