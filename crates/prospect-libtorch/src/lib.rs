@@ -15,8 +15,9 @@ mod memory;
 mod optimizer;
 mod process_group;
 mod store;
+mod transfer;
 
-pub use attention::varlen_attention;
+pub use attention::{Offsets, VarlenAttention, varlen_attention};
 pub use autograd::{KeepGraph, vjp};
 pub use cuda::{cuda_device_count, cuda_device_name, ensure_cuda_loaded, set_threads};
 pub use error::{LibtorchError, Result};
@@ -24,6 +25,7 @@ pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, rese
 pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};
 pub use store::TcpStore;
+pub use transfer::upload;
 
 #[cfg(test)]
 mod testing;
