@@ -2,10 +2,10 @@
 
 use prospect_core::{PhaseSeconds, Shard, StepPhase, StepReport};
 
-use crate::chain::score_batch;
 use crate::clock::Clock;
 use crate::error::failpoint;
 use crate::examples::Tally;
+use crate::passes::sequences;
 use crate::{ReferencePointExchange, TrainError, Trainer};
 
 impl Trainer {
@@ -35,28 +35,23 @@ impl Trainer {
         failpoint("worker::eval")?;
         let mut tally = Tally::new(shard, None);
         let references = self.reference_log_probs(shard, &mut tally)?;
-        let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;
-        let exchanges = self.submit(shard, kl_sums, exchange)?;
-        let mut scored = Vec::new();
+        // Targets and mismatched pairs together, so that they share their prompts.
+        let (mut policy, mut kl_sums) = (Vec::new(), Vec::new());
         for (part_idx, part) in shard.parts.iter().enumerate() {
-            for microbatch in part.target_microbatches.iter().filter(|m| !m.is_empty()) {
-                let sequences: Vec<_> = microbatch
-                    .iter()
-                    .map(|&index| &part.targets[index as usize].sequence)
-                    .collect();
-                let log_probs = score_batch(&self.policy_chain(), &sequences)?;
-                scored.push((part_idx, microbatch, log_probs));
-            }
-            for target in &part.targets {
-                tally.add_flops(part_idx, self.policy_cost.scored(&target.sequence));
-            }
+            let mut targets =
+                self.policy_log_probs((part_idx, part), &sequences(part), &mut tally)?;
+            let mismatched = targets.split_off(part.targets.len());
+            kl_sums.push(tally.mismatched(part_idx, part, &mismatched, &references));
+            policy.push(targets);
         }
+        let exchanges = self.submit(shard, kl_sums, exchange)?;
         seconds.scoring += clock.lap();
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         seconds.reference_point += clock.lap();
-        for (part_idx, microbatch, log_probs) in &scored {
+        for (part_idx, log_probs) in policy.iter().enumerate() {
             let context = (&references, &point, self.objective.as_ref());
-            tally.targets((shard, *part_idx), microbatch, log_probs, context);
+            let all: Vec<u32> = (0..log_probs.len() as u32).collect();
+            tally.targets((shard, part_idx), &all, log_probs, context);
         }
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));

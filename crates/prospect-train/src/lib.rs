@@ -25,6 +25,7 @@ mod reduction;
 mod reference;
 mod scoring;
 mod shard;
+mod sharing;
 mod step;
 mod storage;
 mod trainer;

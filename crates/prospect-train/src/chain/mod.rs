@@ -3,7 +3,7 @@
 mod score;
 mod train;
 
-pub(crate) use self::score::score_batch;
+pub(crate) use self::score::{score_passes, sums};
 pub(crate) use self::train::ForwardPass;
 
 use prospect_model::CausalLm;
