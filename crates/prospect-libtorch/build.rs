@@ -7,13 +7,14 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "store.cpp",
     "gloo.cpp",
     "group.cpp",
     "optim.cpp",
     "attention.cpp",
     "storage.cpp",
+    "transfer.cpp",
     "cuda.cpp",
     "event.cpp",
 ];

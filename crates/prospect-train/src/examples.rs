@@ -10,9 +10,9 @@ use prospect_core::{
 };
 use tch::Tensor;
 
-use crate::batch::upload;
 use crate::drift::{DriftCheck, Packing};
 use crate::{BatchLogProbs, ExampleLogProbs, NotFiniteExample, Objective, TrainError};
+use prospect_libtorch::upload;
 
 /// Log-probabilities under the reference, known or computed in this step.
 pub(crate) struct References {

@@ -27,6 +27,11 @@ impl Readback {
         Ok(start..self.len)
     }
 
+    /// Place behind the last number.
+    pub(crate) fn end(&self) -> usize {
+        self.len
+    }
+
     /// Reads all numbers.
     pub(crate) fn read(self) -> Result<Vec<f64>, TrainError> {
         if self.waiting.is_empty() {

@@ -94,7 +94,7 @@ impl Trainer {
         self.discard();
         self.begin(shard, self.done.next())?;
         failpoint("worker::scoring")?;
-        let checks_drift = self.is_initial && self.reference_is_policy;
+        let checks_drift = self.checks_drift(shard.kind);
         let drift =
             checks_drift.then(|| DriftCheck::new(shard.step, self.policy.kind(), self.device));
         let mut tally = Tally::new(shard, drift);
