@@ -329,9 +329,8 @@ fn no_rank_holds_all_weights_between_passes() {
                 trainer.parameters.segments.iter().map(|s| s.own().end - s.own().start).sum();
             (resident_bytes(trainer), total, owned)
         });
-    let total = found[0].1;
+    let (total, num_segments) = (found[0].1, 4);
     assert_eq!(found.iter().map(|(.., owned)| owned).sum::<i64>(), total);
-    let num_segments = 8;
     for (bytes, ..) in &found {
         // Weight, gradient, two moments and a weight of the reference, in fp32.
         let most = 5 * 4 * (total / WORLD as i64 + 64 * num_segments);
