@@ -48,10 +48,10 @@ impl Passes {
 impl Trainer {
     /// Works out with the other ranks how many passes this shard's step has, if they share weights.
     pub(crate) fn align(&mut self, shard: &Shard) -> Result<(), TrainError> {
-        self.forget_passes()?;
         if self.parameters.mode != Mode::FullySharded {
             return Ok(());
         }
+        self.forget_passes()?;
         let Passes { reference, scoring, training } =
             Passes::of(shard, self.checks_drift(shard.kind));
         let group = self.world()?;
