@@ -51,6 +51,7 @@ impl Trainer {
                 tally.add_flops(part_idx, self.policy_cost.scored(&target.sequence));
             }
         }
+        self.policy_chain().idle_until(self.passes.mismatched + self.passes.targets)?;
         seconds.scoring += clock.lap();
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         seconds.reference_point += clock.lap();
@@ -61,6 +62,7 @@ impl Trainer {
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));
         }
+        seconds.gather = self.take_gather_seconds();
         seconds.total = clock.total();
         self.report(shard, tally, references.computed, (0.0, seconds))
     }

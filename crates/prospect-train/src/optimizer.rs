@@ -1,11 +1,12 @@
-//! The update: norm of the global gradient, clipping as `torch.nn.utils.clip_grad_norm_`, AdamW.
+//! The update: norm of the global gradient, clipping as `torch.nn.utils.clip_grad_norm_`, AdamW. In
+//! sharded modes each rank does its shard, and only the norm is worked out together.
 
-use prospect_core::TrainConfig;
-use prospect_libtorch::{AdamWOptions, fused_adamw};
+use prospect_core::{Mode, TrainConfig};
+use prospect_libtorch::{AdamWOptions, ProcessGroup, fused_adamw};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainError;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Segment};
 
 /// Elements whose squares are added in f32 before f64 takes over.
 const NORM_PIECE: i64 = 1 << 20;
@@ -22,19 +23,33 @@ enum Part {
     Rest,
 }
 
-/// L2 norm of all gradients; not finite if any element is not.
-pub(crate) fn gradient_norm(parameters: &Parameters) -> Result<f64, TrainError> {
+/// L2 norm of all gradients, the same bits on every rank; not finite if any element is not.
+pub(crate) fn gradient_norm(
+    parameters: &Parameters,
+    group: &ProcessGroup,
+) -> Result<f64, TrainError> {
     let _no_grad = tch::no_grad_guard();
     let mut pieces = Vec::new();
     for segment in &parameters.segments {
-        let length = segment.gradient.size1()?;
+        let gradient = segment.own_gradient()?;
+        let length = gradient.size1()?;
         for start in (0..length).step_by(NORM_PIECE as usize) {
-            let piece = segment.gradient.f_narrow(0, start, NORM_PIECE.min(length - start))?;
+            let piece = gradient.f_narrow(0, start, NORM_PIECE.min(length - start))?;
             pieces.push(piece.f_norm()?);
         }
     }
-    let norms = Tensor::f_stack(&pieces, 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
-    let squares: f64 = Vec::<f64>::try_from(&norms)?.iter().map(|norm| norm * norm).sum();
+    let norms = Tensor::f_stack(&pieces, 0)?;
+    if parameters.mode == Mode::Replicated {
+        let norms = norms.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
+        let squares: f64 = Vec::<f64>::try_from(&norms)?.iter().map(|norm| norm * norm).sum();
+        return Ok(squares.sqrt());
+    }
+    let mine = norms.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?.f_view([1])?;
+    let size = group.world_size() as i64;
+    let mut all = Tensor::f_zeros([size], (Kind::Double, mine.device()))?;
+    group.all_gather(&mut all, &mine)?.wait()?;
+    // Added here and in the order of the ranks, so that all get the same.
+    let squares: f64 = Vec::<f64>::try_from(&all.f_to_device(Device::Cpu)?)?.iter().sum();
     Ok(squares.sqrt())
 }
 
@@ -48,7 +63,7 @@ pub(crate) fn clip(
     let scale = max_norm / (norm + CLIP_EPSILON);
     if max_norm > 0.0 && scale < 1.0 {
         for segment in &mut parameters.segments {
-            let _ = segment.gradient.f_mul_scalar_(scale)?;
+            let _ = segment.own_gradient()?.f_mul_scalar_(scale)?;
         }
     }
     Ok(())
@@ -71,37 +86,41 @@ pub(crate) fn update(
                 eps: config.adam_epsilon,
                 weight_decay,
             };
-            update_part(parameters, part, &options)?;
+            // What is copied for an update elsewhere is one segment's gradient at a time.
+            let at_once = if parameters.is_offloaded() { 1 } else { parameters.segments.len() };
+            for segments in parameters.segments.chunks(at_once) {
+                update_part((segments, parameters.num_updates), part, &options)?;
+            }
         }
     }
     parameters.publish()
 }
 
-/// Updates one part of all segments.
+/// Updates one part of some segments.
 fn update_part(
-    parameters: &Parameters,
+    (segments, num_updates): (&[Segment], u64),
     part: Part,
     options: &AdamWOptions,
 ) -> Result<(), TrainError> {
     let mut lists: [Vec<Tensor>; 4] = Default::default();
-    for segment in &parameters.segments {
-        let buffers = [&segment.master, &segment.gradient, &segment.exp_avg, &segment.exp_avg_sq];
-        for (list, buffer) in lists.iter_mut().zip(buffers) {
+    for segment in segments {
+        let Segment { master, exp_avg, exp_avg_sq, .. } = segment;
+        let gradient = segment.own_gradient()?;
+        for (list, buffer) in lists.iter_mut().zip([master, &gradient, exp_avg, exp_avg_sq]) {
             let [decaying, rest] = segment.split(buffer)?;
             let tensor = match part {
                 Part::Decaying => decaying,
                 Part::Rest => rest,
             };
             if tensor.numel() > 0 {
-                list.push(tensor);
+                list.push(tensor.f_to_device(master.device())?);
             }
         }
     }
     let [params, grads, exp_avgs, exp_avg_sqs] = lists;
     let Some(first) = params.first() else { return Ok(()) };
-    let step = Tensor::f_from_slice(&[parameters.num_updates as f32])?
-        .f_squeeze()?
-        .f_to_device(first.device())?;
+    let step =
+        Tensor::f_from_slice(&[num_updates as f32])?.f_squeeze()?.f_to_device(first.device())?;
     let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
     Ok(fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, options)?)
 }

@@ -55,6 +55,9 @@ impl Trainer {
         self.discard();
         self.lose_weights();
         update(&mut self.parameters, &self.config.train, pending.learning_rate)?;
+        if let Some(group) = &self.group {
+            self.parameters.weights.spread(group)?;
+        }
         self.done = step;
         self.update_seconds += start.elapsed().as_secs_f64();
         self.progress.set_phase(StepPhase::Idle);
@@ -91,6 +94,9 @@ impl Trainer {
         self.parameters.zero_gradients()?;
         let first = shard.parts.iter().find_map(|part| Some((part, microbatches(part).next()?)));
         let ahead = first.map(|(part, m)| self.forward(part, m)).transpose()?;
+        if ahead.is_none() {
+            self.idle_forward()?;
+        }
         seconds.forward_backward += clock.lap();
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         if !point.raw.is_finite() {
@@ -110,13 +116,14 @@ impl Trainer {
 
         // The norm comes from the device, which has done all reductions by then. Sums that a
         // failed one left behind mean a lost peer, whatever their norm.
-        let grad_norm = gradient_norm(&self.parameters)?;
+        let grad_norm = gradient_norm(&self.parameters, self.world()?)?;
         self.world()?.check_health()?;
         if !grad_norm.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, Some(grad_norm))?);
         }
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
         seconds.optimizer += clock.lap() + self.update_seconds;
+        seconds.gather = self.take_gather_seconds();
         seconds.total = clock.total() + self.update_seconds;
         let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
         self.update_seconds = 0.0;
@@ -137,6 +144,7 @@ impl Trainer {
         self.progress.set_phase(StepPhase::ForwardBackward);
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
         let mut summation = Summation::new(&self.config.train, group, &self.parameters);
+        let is_idle = ahead.is_none();
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let mut microbatches = microbatches(part).peekable();
             while let Some(microbatch) = microbatches.next() {
@@ -149,7 +157,7 @@ impl Trainer {
                     tally.targets((shard, part_idx), microbatch, &pass.log_probs, context);
                 tally.refuse_drift()?;
                 let is_last = microbatches.peek().is_none();
-                let overlap = if is_last { summation.overlap() } else { None };
+                let overlap = summation.overlap(is_last, &self.parameters);
                 pass.backward(&self.policy_chain(), &self.parameters, &coefficients, overlap)?;
             }
             for target in &part.targets {
@@ -157,6 +165,7 @@ impl Trainer {
             }
             summation.end_part(part.part, &mut self.parameters)?;
         }
+        self.idle_training(&mut summation, is_idle)?;
         is_over(StepPhase::ForwardBackward);
         failpoint("worker::all_reduce")?;
         self.progress.set_phase(StepPhase::AllReduce);

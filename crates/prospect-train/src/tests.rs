@@ -10,6 +10,7 @@ mod interrupted;
 mod places;
 mod precision;
 mod recovery;
+mod sharded;
 mod support;
 mod torn;
 mod worlds;

@@ -41,7 +41,6 @@ use self::state::State;
 use self::tensors::bytes;
 use self::together::{any, share, share_text, together};
 use crate::parameters::{Layout, Place, Segment};
-use crate::progress::Progress;
 use crate::storage::Staging;
 use crate::{TrainError, Trainer};
 
