@@ -11,6 +11,7 @@ mod places;
 mod precision;
 mod recovery;
 mod sharded;
+mod sharded_checkpoints;
 mod support;
 mod torn;
 mod worlds;

@@ -54,7 +54,8 @@ pub(super) fn named_parts(layouts: &[Layout], state: &[Shards]) -> Result<Named,
     for Shards { prefix, flats } in state {
         for (layout, flat) in layouts.iter().zip(flats) {
             for part in layout.own_parts() {
-                let tensor = narrowed(flat, &part.of_shard)?.f_view(stored_shape(&part).as_slice())?;
+                let tensor =
+                    narrowed(flat, &part.of_shard)?.f_view(stored_shape(&part).as_slice())?;
                 named.push((format!("{prefix}{}", part.slot.name), tensor));
             }
         }

@@ -40,7 +40,7 @@ use self::snapshot::{check_finite, save_model};
 use self::state::State;
 use self::tensors::bytes;
 use self::together::{any, share, share_text, together};
-use crate::parameters::{Layout, Place, Segment};
+use crate::parameters::{Layout, Place};
 use crate::storage::Staging;
 use crate::{TrainError, Trainer};
 
@@ -48,9 +48,6 @@ const MODEL_DIR: &str = "model";
 
 /// Tensors under their names.
 type Named = Vec<(String, Tensor)>;
-
-/// A flat buffer of each segment.
-type Flat = fn(&Segment) -> &Tensor;
 
 impl Trainer {
     /// Copies the state after [`done`](Trainer::done) into main memory, to be written to the
@@ -143,7 +140,7 @@ impl Trainer {
         let [step, num_updates] = share(group, self.device, numbers.map(|number| number as i64))?;
         if !is_sharded {
             for segment in &self.parameters.segments {
-                for flat in [&segment.master, &segment.exp_avg, &segment.exp_avg_sq] {
+                for (_, flat) in segment.state() {
                     self.broadcast_flat(flat, 0)?;
                     self.progress.tick();
                 }
@@ -178,15 +175,10 @@ impl Trainer {
         let mut hasher = Sha256::new();
         hasher.update(self.parameters.num_updates.to_le_bytes());
         self.parameters.weights.settle()?;
-        let kinds: [(&str, Flat); 3] = [
-            ("", |segment| &segment.master),
-            ("exp_avg.", |segment| &segment.exp_avg),
-            ("exp_avg_sq.", |segment| &segment.exp_avg_sq),
-        ];
-        for (prefix, shard) in kinds {
+        for kind in 0..3 {
             for (idx, segment) in self.parameters.segments.iter().enumerate() {
-                let group = self.group.as_ref();
-                let whole = self.parameters.gathered(idx, shard(segment), group)?;
+                let (prefix, shard) = segment.state()[kind];
+                let whole = self.parameters.gathered(idx, shard, self.group.as_ref())?;
                 for slot in &segment.slots {
                     hasher.update(((prefix.len() + slot.name.len()) as u64).to_le_bytes());
                     hasher.update(prefix.as_bytes());
@@ -204,8 +196,7 @@ impl Trainer {
     fn weights(&self, copying: Copying) -> Result<Named, TrainError> {
         let is_wanted =
             !self.is_sharded() || self.group.as_ref().is_some_and(|group| group.rank() == 0);
-        let is_copied =
-            copying == Copying::Always || self.parameters.mode == Mode::FullySharded;
+        let is_copied = copying == Copying::Always || self.parameters.mode == Mode::FullySharded;
         let chain = self.policy_chain();
         let num_segments = self.parameters.segments.len();
         let mut named = Vec::new();
@@ -232,18 +223,14 @@ impl Trainer {
         &self,
         taken: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
     ) -> Result<Vec<Shards>, TrainError> {
-        let mut kinds: Vec<(&'static str, Flat)> =
-            vec![("exp_avg.", |segment| &segment.exp_avg), ("exp_avg_sq.", |segment| {
-                &segment.exp_avg_sq
-            })];
-        if self.parameters.has_masters() {
-            kinds.push(("master.", |segment| &segment.master));
-        }
-        let shards = |(prefix, flat): (&'static str, Flat)| {
-            let flats = self.parameters.segments.iter().map(|segment| taken(flat(segment)));
+        let kinds = [("exp_avg.", 1), ("exp_avg_sq.", 2), ("master.", 0)];
+        let num_kinds = if self.parameters.has_masters() { 3 } else { 2 };
+        let shards = |(prefix, kind): (&'static str, usize)| {
+            let flats =
+                self.parameters.segments.iter().map(|segment| taken(segment.state()[kind].1));
             Ok(Shards { prefix, flats: flats.collect::<Result<_, TrainError>>()? })
         };
-        kinds.into_iter().map(shards).collect()
+        kinds.into_iter().take(num_kinds).map(shards).collect()
     }
 
     /// The buffers that a checkpoint is to be read into.

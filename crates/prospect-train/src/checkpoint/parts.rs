@@ -50,8 +50,8 @@ pub(super) fn collect(
                 records.insert(file_name(place), read_json(&written)?);
                 remove(&written)?;
             } else if refused.exists() {
-                let reason = fs::read_to_string(&refused)
-                    .map_err(TrainError::storage("read", &refused))?;
+                let reason =
+                    fs::read_to_string(&refused).map_err(TrainError::storage("read", &refused))?;
                 remove(&refused)?;
                 failed.get_or_insert((rank, reason));
             } else {

@@ -191,9 +191,7 @@ fn rank_0_waits_for_what_every_other_has_to_say() {
     let error = one_failed.unwrap_err();
     assert!(matches!(error, TrainError::Part { rank: 2, .. }), "{error}");
     assert!(error.to_string().ends_with("no space left"), "{error}");
-    let one_silent = check_parts(
-        |dir| tell_written(dir, 1, &record()).unwrap(),
-        Duration::from_millis(200),
-    );
+    let one_silent =
+        check_parts(|dir| tell_written(dir, 1, &record()).unwrap(), Duration::from_millis(200));
     assert!(matches!(one_silent, Err(TrainError::Part { rank: 2, .. })), "{one_silent:?}");
 }

@@ -240,6 +240,11 @@ impl Parameters {
 // === impl Segment ===
 
 impl Segment {
+    /// What the optimizer works on, and the prefix of its tensors' names.
+    pub(crate) fn state(&self) -> [(&'static str, &Tensor); 3] {
+        [("", &self.master), ("exp_avg.", &self.exp_avg), ("exp_avg_sq.", &self.exp_avg_sq)]
+    }
+
     /// This rank's shard of the gradient, which its optimizer takes.
     pub(crate) fn own_gradient(&self) -> Result<Tensor, TrainError> {
         if self.gradient.size1()? == self.layout.shard_len() {

@@ -15,14 +15,14 @@ use super::support::{
 };
 use crate::{FailureKind, TrainError, Trainer};
 
-const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
+pub(super) const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
 
 const STEPS: u64 = 6;
 
 /// Loss, gradient norm and reference point of a step.
 type Point = (f64, f64, f64);
 
-fn mode_config(mode: Mode, policy: &str) -> RunConfig {
+pub(super) fn mode_config(mode: Mode, policy: &str) -> RunConfig {
     let mut config = config(policy, "llama2");
     config.train.mode = mode;
     config
@@ -94,17 +94,15 @@ fn assert_same_curve(what: &str, found: &[Point], expected: &[Point]) {
     }
 }
 
-/// Both modes at 1, 2 and 4 ranks give the curve of one rank that holds everything.
-fn check_curves(config: &RunConfig) {
-    let expected = alone_curve(config);
+/// A mode at 1, 2 and 4 ranks gives the curve of one rank that holds everything.
+fn check_curves(mode: Mode, recompute: Recompute) {
+    let mut config = mode_config(mode, "smollm2");
+    config.train.recompute = recompute;
+    let expected = alone_curve(&config);
     assert!(expected.iter().any(|point| (point.0 - expected[0].0).abs() > 1e-3), "weights move");
-    for mode in SHARDED {
-        for world_size in [1, 2, 4] {
-            let mut config = config.clone();
-            config.train.mode = mode;
-            let what = format!("{mode:?}, {world_size} ranks, {:?}", config.train.recompute);
-            assert_same_curve(&what, &curve(world_size, &config, uneven), &expected);
-        }
+    for world_size in [1, 2, 4] {
+        let what = format!("{world_size} ranks");
+        assert_same_curve(&what, &curve(world_size, &config, uneven), &expected);
     }
 }
 
@@ -115,25 +113,34 @@ fn alone_curve(config: &RunConfig) -> Vec<Point> {
 }
 
 #[test]
-fn sharded_modes_give_the_replicated_curve() {
-    check_curves(&config("smollm2", "llama2"));
+fn a_sharded_optimizer_gives_the_replicated_curve() {
+    check_curves(Mode::ShardedOptimizer, Recompute::None);
+    check_curves(Mode::ShardedOptimizer, Recompute::Blocks);
 }
 
 #[test]
-fn whatever_is_computed_again_the_curve_stays() {
-    for recompute in [Recompute::Blocks, Recompute::Selective] {
-        let mut config = config("qwen3", "llama2");
-        config.train.recompute = recompute;
-        check_curves(&config);
-    }
+fn full_sharding_gives_the_replicated_curve() {
+    check_curves(Mode::FullySharded, Recompute::None);
 }
 
 #[test]
-fn biases_and_three_ranks_give_the_same_curve() {
-    let expected = alone_curve(&config("qwen2", "llama2"));
-    for mode in SHARDED {
-        let found = curve(3, &mode_config(mode, "qwen2"), uneven);
-        assert_same_curve(&format!("{mode:?}"), &found, &expected);
+fn full_sharding_with_blocks_computed_again_gives_the_same_curve() {
+    check_curves(Mode::FullySharded, Recompute::Blocks);
+}
+
+#[test]
+fn full_sharding_with_cheap_work_computed_again_gives_the_same_curve() {
+    check_curves(Mode::FullySharded, Recompute::Selective);
+}
+
+#[test]
+fn three_ranks_with_biases_and_an_untied_head_give_the_same_curve() {
+    for policy in ["qwen2", "qwen3"] {
+        let expected = alone_curve(&config(policy, "llama2"));
+        for mode in SHARDED {
+            let found = curve(3, &mode_config(mode, policy), uneven);
+            assert_same_curve(&format!("{policy}, {mode:?}"), &found, &expected);
+        }
     }
 }
 
