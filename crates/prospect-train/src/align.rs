@@ -41,10 +41,10 @@ impl Passes {
 impl Trainer {
     /// Works out with the other ranks how many passes this shard's step has, if they share weights.
     pub(crate) fn align(&mut self, shard: &Shard) -> Result<(), TrainError> {
-        self.forget_passes()?;
         if self.parameters.mode != Mode::FullySharded {
             return Ok(());
         }
+        self.forget_passes()?;
         let Passes { reference, mismatched, targets } = Passes::of(shard);
         let group = self.world()?;
         let mine = [reference, mismatched, targets].map(|count| count as i64);

@@ -176,7 +176,7 @@ impl Trainer {
         self.group.as_ref().map(ProcessGroup::abort_handle)
     }
 
-    /// The policy as it is now.
+    /// The policy as it is now. Where ranks share its weights, they are there during passes only.
     pub fn policy(&self) -> &CausalLm {
         &self.policy
     }
