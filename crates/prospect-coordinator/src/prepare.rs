@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prospect_core::{ObjectiveName, Reduction, Resume, RunConfig, Step};
+use prospect_core::{Mode, ObjectiveName, Reduction, Resume, RunConfig, Step};
 use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
 use prospect_proto::Phase;
 use prospect_schedule::PlanOptions;
@@ -157,6 +157,7 @@ fn machine_options(config: &RunConfig, total_steps: u64) -> MachineOptions {
             Reduction::Fast => None,
             Reduction::Canonical => Some(config.train.reduction_parts),
         },
+        sharded: config.train.mode != Mode::Replicated,
         total_steps,
         lookahead_steps: coordinator.lookahead_steps,
         checkpoint_every: config.checkpoint.every_steps,

@@ -13,6 +13,7 @@ mod precision;
 mod recovery;
 mod sharded;
 mod sharing;
+mod sharded_checkpoints;
 mod support;
 mod torn;
 mod worlds;

@@ -9,6 +9,7 @@ mod loss;
 mod outcome;
 mod python;
 mod resume;
+mod sharded;
 mod stop;
 mod train_command;
 mod trl;

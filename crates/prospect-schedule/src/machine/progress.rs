@@ -18,7 +18,7 @@ impl RunMachine {
             if self.stop.is_some() || self.phase.is_terminal() {
                 break;
             }
-            if self.is_change_due() {
+            if self.is_change_due() && !self.saves_before_change() {
                 self.change_world();
                 break;
             }
@@ -71,7 +71,9 @@ impl RunMachine {
     }
 
     fn checkpoint_after(&self, key: PassKey) -> bool {
-        key.kind == ShardKind::Train && self.options.checkpoint_after(key.step)
+        let PassKey { step, kind, .. } = key;
+        let is_due = self.options.checkpoint_after(step) || self.checkpoints.is_out_of_turn(step);
+        kind == ShardKind::Train && is_due
     }
 
     /// Rank 0 is to save a checkpoint after the step, unless there is one.

@@ -22,7 +22,7 @@ use prospect_model::{CausalLm, ModelFiles};
 use tch::{Device, Kind, Tensor};
 
 use self::layout::zeros;
-pub(crate) use self::layout::{Layout, Place, Slot, narrowed};
+pub(crate) use self::layout::{Layout, OwnPart, Place, Slot, narrowed};
 pub(crate) use self::weights::Weights;
 use crate::TrainError;
 use crate::progress::Progress;

@@ -15,14 +15,14 @@ use super::support::{
 };
 use crate::{FailureKind, TrainError, Trainer};
 
-const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
+pub(super) const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
 
 const STEPS: u64 = 6;
 
 /// Loss, gradient norm and reference point of a step.
 type Point = (f64, f64, f64);
 
-fn mode_config(mode: Mode, policy: &str) -> RunConfig {
+pub(super) fn mode_config(mode: Mode, policy: &str) -> RunConfig {
     let mut config = config(policy, "llama2");
     config.train.mode = mode;
     config
