@@ -18,11 +18,14 @@ impl RunMachine {
             if self.stop.is_some() || self.phase.is_terminal() {
                 break;
             }
-            if self.is_change_due() {
+            let next = self.pipeline.next(&self.options);
+            // Looked for only when something may be sent: while all that may be is in flight the
+            // world cannot change, and most reports arrive then.
+            if next != Next::Wait && self.is_change_due() {
                 self.change_world();
                 break;
             }
-            match self.pipeline.next(&self.options) {
+            match next {
                 Next::Wait => break,
                 Next::Send(key) => self.send(key),
                 Next::Evaluate(step) => {
