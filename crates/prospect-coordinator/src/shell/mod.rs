@@ -51,6 +51,9 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a change is published, but for a change of phase. Many readers of the status then
 /// cost no more with quick steps than with slow ones.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
+/// How many times as long as publishing takes it is left alone: with thousands of workers, all of
+/// which are shown, it would otherwise be a good part of the work.
+const PUBLISH_REST: u32 = 50;
 
 /// The files that the event loop writes.
 #[derive(Debug)]
@@ -122,8 +125,18 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 struct Published {
     at: Instant,
+    /// How long that took.
+    cost: Duration,
     phase: Phase,
     is_current: bool,
+}
+
+impl Published {
+    /// Whether a change is not shown yet because of what was shown just now.
+    fn is_recent(&self) -> bool {
+        let rest = (PUBLISH_REST * self.cost).clamp(CHANGE_INTERVAL, PUBLISH_INTERVAL);
+        self.at.elapsed() < rest
+    }
 }
 
 impl Shell {
@@ -214,7 +227,8 @@ impl Shell {
                 _ = tick.tick() => {
                     self.handle(Event::Tick).await?;
                     let is_fresh = |last: &Published| {
-                        last.is_current && last.at.elapsed() < PUBLISH_INTERVAL
+                        last.is_recent()
+                            || last.is_current && last.at.elapsed() < PUBLISH_INTERVAL
                     };
                     if !self.inner.published.as_ref().is_some_and(is_fresh) {
                         self.publish();
@@ -246,7 +260,7 @@ impl Shell {
     fn publish_change(&mut self) {
         let phase = self.machine.phase();
         match &mut self.inner.published {
-            Some(last) if last.phase == phase && last.at.elapsed() < CHANGE_INTERVAL => {
+            Some(last) if last.phase == phase && last.is_recent() => {
                 last.is_current = false;
             }
             _ => self.publish(),
@@ -255,6 +269,7 @@ impl Shell {
 
     /// Shows the state to readers.
     fn publish(&mut self) {
+        let began = Instant::now();
         let step = self.machine.committed_step();
         let phase = self.machine.phase();
         let Inner { clock, workers, pace, failure, .. } = &mut self.inner;
@@ -272,7 +287,8 @@ impl Shell {
             facts_of: Some(&facts_of),
         };
         self.board.publish(&self.machine, &view);
-        self.inner.published = Some(Published { at: Instant::now(), phase, is_current: true });
+        let (at, cost) = (Instant::now(), began.elapsed());
+        self.inner.published = Some(Published { at, cost, phase, is_current: true });
     }
 
     /// Puts an event on record.

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod files;
+mod long;
 mod loss;
 mod outcome;
 mod python;

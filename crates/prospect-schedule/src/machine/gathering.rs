@@ -74,10 +74,10 @@ impl RunMachine {
         if self.stop.is_some() {
             return self.form_to_stop();
         }
-        let chosen = self.chosen();
-        if !self.is_enough(&chosen) {
+        if !self.is_enough() {
             return;
         }
+        let chosen = self.chosen();
         match self.start_of(&chosen) {
             Start::At(restore) => self.begin_generation(&chosen, restore),
             Start::Search => self.search(),
@@ -107,16 +107,19 @@ impl RunMachine {
         member.is_candidate() && (self.stop.is_some() || !member.notes.is_leaving)
     }
 
-    /// Whether these are enough, or all that can be waited for.
-    fn is_enough(&self, chosen: &[WorkerId]) -> bool {
+    /// Whether those who could form a world are enough, or all that can be waited for. Asked with
+    /// every worker that comes, so nothing is sorted for it.
+    fn is_enough(&self) -> bool {
         let Some(gathering) = &self.gathering else { return false };
-        let count = chosen.len() as u32;
+        let candidates = self.members.present().filter(|m| self.may_take_part(m));
         if self.is_all_trained() {
             // Whoever has all of the model can save it and need not wait for others.
-            if chosen.iter().any(|worker| self.stands_at_commit(worker)) {
+            if candidates.clone().any(|member| self.holds_commit(member)) {
                 return true;
             }
         }
+        let most = self.options.max_workers as usize;
+        let count = candidates.take(most).count() as u32;
         let least = self.fewest();
         let waited = self.now.saturating_sub(gathering.last_change);
         count >= gathering.wanted.max(least)

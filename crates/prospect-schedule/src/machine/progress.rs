@@ -18,11 +18,15 @@ impl RunMachine {
             if self.stop.is_some() || self.phase.is_terminal() {
                 break;
             }
-            if self.is_change_due() && !self.saves_before_change() {
+            let next = self.pipeline.next(&self.options);
+            // Looked for only when something may be sent: while all that may be is in flight the
+            // world cannot change, and most reports arrive then.
+            let may_change = next != Next::Wait && self.is_change_due();
+            if may_change && !self.saves_before_change() {
                 self.change_world();
                 break;
             }
-            match self.pipeline.next(&self.options) {
+            match next {
                 Next::Wait => break,
                 Next::Send(key) => self.send(key),
                 Next::Evaluate(step) => {
