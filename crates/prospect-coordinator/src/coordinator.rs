@@ -188,6 +188,13 @@ impl Coordinator {
         }
     }
 
+    /// Lets the values that are left to other runs meet a full disk.
+    pub(crate) fn fill_shared_disk(&mut self) {
+        if let Prepared::Ready(ready) = &mut self.prepared {
+            ready.shared.as_mut().expect("the run shares its values").fill_disk();
+        }
+    }
+
     /// Lets the journal of the run meet a full disk.
     pub(crate) fn fill_journal_disk(&mut self) {
         if let Prepared::Ready(ready) = &mut self.prepared {

@@ -15,8 +15,8 @@ use crate::model_digest::model_digest;
 use crate::plan::Planner;
 use crate::prepare::{Data, planner};
 use crate::records::{Pool, PoolWriter, Scorer, SequenceRows, ValueKey};
-use crate::run_dir::{CACHE, REFERENCE_CACHE};
 use crate::reference;
+use crate::run_dir::{CACHE, REFERENCE_CACHE};
 
 /// What is left to be scored before a run, in an order in which sequences with the same prompt
 /// stand together.
@@ -46,11 +46,7 @@ impl ReferenceWork {
     /// # Errors
     /// Data, model or kept values that cannot be used, a directory that cannot be written, or a
     /// run that has begun and shares its values with no other.
-    pub fn open(
-        config: RunConfig,
-        run_dir: &Path,
-        dtype: Dtype,
-    ) -> Result<Self, CoordinatorError> {
+    pub fn open(config: RunConfig, run_dir: &Path, dtype: Dtype) -> Result<Self, CoordinatorError> {
         let mut config = with_absolute_paths(config)?;
         if config.train.microbatch_tokens.tokens().is_none() {
             // What is computed together does not change what is needed.

@@ -120,8 +120,7 @@ impl Crew {
 impl Serialize for Question<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let sequence = self.work.sequence(self.idx);
-        let (prompt, completion) =
-            sequence.token_ids.split_at(sequence.completion_start as usize);
+        let (prompt, completion) = sequence.token_ids.split_at(sequence.completion_start as usize);
         let mut row = serializer.serialize_struct("Question", 2)?;
         row.serialize_field("prompt_ids", prompt)?;
         row.serialize_field("completion_ids", completion)?;

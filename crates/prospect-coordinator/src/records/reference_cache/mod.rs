@@ -149,11 +149,7 @@ impl ReferenceCache {
 }
 
 /// Whether the value is new.
-fn keep_first(
-    values: &mut HashMap<SequenceRows, Known>,
-    rows: SequenceRows,
-    known: Known,
-) -> bool {
+fn keep_first(values: &mut HashMap<SequenceRows, Known>, rows: SequenceRows, known: Known) -> bool {
     match values.entry(rows) {
         Entry::Occupied(_) => false,
         Entry::Vacant(place) => {

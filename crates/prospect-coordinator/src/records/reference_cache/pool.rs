@@ -132,7 +132,7 @@ impl PoolWriter {
         self.file.path()
     }
 
-    /// Adds values.
+    /// Adds values, but for those that are not finite.
     ///
     /// # Errors
     /// The system's words.
@@ -140,7 +140,8 @@ impl PoolWriter {
         &mut self,
         values: impl IntoIterator<Item = (ValueKey, f64)>,
     ) -> io::Result<()> {
-        let bytes: Vec<u8> = values.into_iter().flat_map(encode).collect();
+        let finite = values.into_iter().filter(|(_, value)| value.is_finite());
+        let bytes: Vec<u8> = finite.flat_map(encode).collect();
         self.is_empty &= bytes.is_empty();
         self.file.append_at_once(&bytes)
     }
@@ -151,6 +152,15 @@ impl PoolWriter {
     /// A disk that fails.
     pub(crate) fn sync(&mut self) -> Result<(), CoordinatorError> {
         self.file.sync()
+    }
+}
+
+#[cfg(test)]
+impl PoolWriter {
+    /// Lets every later value meet a full disk.
+    pub(crate) fn fill_disk(&mut self) {
+        self.file = GrowingFile::open(Path::new("/dev/full")).expect("it is there");
+        self.is_empty = false;
     }
 }
 
