@@ -204,6 +204,20 @@ fn without_an_exchange_to_wait_in_the_reference_is_loaded_at_once() {
 }
 
 #[test]
+fn of_a_reference_whose_values_are_known_nothing_is_read() {
+    let mut config = config("smollm2", "llama2");
+    config.reference.path = Some("/nowhere/reference".into());
+    for name in [ObjectiveName::Kto, ObjectiveName::ApoZeroUnpaired] {
+        config.objective.name = name;
+        let mut trainer = Trainer::with_known_reference(&config, Device::Cpu).unwrap();
+        assert!(!trainer.reference.is_loaded());
+        // A value that is missing after all is looked for, and not found.
+        let error = trainer.reference.ensure_loaded().unwrap_err();
+        assert!(error.to_string().contains("/nowhere/reference"), "{error}");
+    }
+}
+
+#[test]
 fn known_reference_values_are_used_and_only_unknown_ones_reported() {
     let config = config("smollm2", "llama2");
     let fresh = Shard { step: Step(0), kind: ShardKind::Eval, ..shard(1, 32, (0, 1)) };
