@@ -8,6 +8,7 @@ mod files;
 mod loss;
 mod outcome;
 mod python;
+mod reference_values;
 mod resume;
 mod stop;
 mod train_command;

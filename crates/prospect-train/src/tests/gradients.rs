@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::support::{
     BATCH, alone, assert_close, config, gradients, sequences, shard, step, total, values,
 };
-use crate::score;
+use crate::{Trainer, score};
 
 fn load(config: &RunConfig, reference: bool) -> CausalLm {
     let path = match &config.reference.path {
