@@ -131,14 +131,14 @@ pub(crate) fn prepare(
     let mut notes = note_start(&mut journal, config, &data, &point, events)?;
 
     let planner = planner(config, data, total_steps);
-    let Beginning { shared, taken } = reference::begin(config, dtype, dir, (&planner, &digests))?;
+    let Beginning { shared, found } = reference::begin(config, dtype, dir, (&planner, &digests))?;
     let steps = StepRecords::open(dir, point.committed, config.reference.cache, &history)?;
     let num_values = steps.cache.as_ref().map_or(0, ReferenceCache::len);
     tracing::info!(num_values, "known values of the reference model");
     let cache = steps.cache.as_ref();
     let reference_is_known = cache.is_some_and(|cache| reference::is_known(&planner, cache));
     let known = reference_is_known.then(|| NOT_NEEDED.to_owned());
-    for message in taken.into_iter().chain(known) {
+    for message in found.into_iter().chain(known) {
         tracing::info!(kind = REFERENCE_VALUES, "{message}");
         journal.record(REFERENCE_VALUES, point.committed, &message, None)?;
         notes.push(StartNote { message, is_warning: false });

@@ -17,14 +17,16 @@ use crate::run_dir::{CACHE, RunDir};
 /// Directory below a run directory's cache that values are put into without
 /// `reference.cache_dir`.
 const OWN_POOL: &str = "reference";
+/// What is said of values whose type may not be that of the workers.
+const NOT_USED: &str = "values of the reference model that were computed ahead are not used: set model.dtype to their type, \"float32\" or \"bfloat16\"";
 
 /// What a start has found out about the reference's values.
 #[derive(Debug, Default)]
 pub(crate) struct Beginning {
     /// Where the run's values are put for other runs; absent without `reference.cache_dir`.
     pub(crate) shared: Option<PoolWriter>,
-    /// What was taken, in words, where a first start looked for values.
-    pub(crate) taken: Option<String>,
+    /// What became of values that are there, in words.
+    pub(crate) found: Option<String>,
 }
 
 /// Finds the values that a run begins with, unless an earlier start of it did, and opens the
@@ -47,7 +49,11 @@ pub(crate) fn begin(
         Some(_) => Scorer::required(weights, dtype)?,
         None => match Scorer::try_new(weights, dtype) {
             Some(scorer) => scorer,
-            None => return Ok(Beginning::default()),
+            None => {
+                let is_there = own_pool(dir.root()).exists() && !dir.reference_cache().exists();
+                let found = is_there.then(|| NOT_USED.to_owned());
+                return Ok(Beginning { found, ..Beginning::default() });
+            }
         },
     };
     let mut beginning = Beginning::default();
@@ -61,7 +67,7 @@ pub(crate) fn begin(
         ReferenceCache::begin(&path, &taken)?;
         if !taken.is_empty() {
             let num_taken = taken.len();
-            beginning.taken =
+            beginning.found =
                 Some(format!("took {num_taken} values of the reference model that are known"));
         }
     }

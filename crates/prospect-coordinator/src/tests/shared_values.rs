@@ -208,6 +208,13 @@ async fn a_type_that_the_devices_decide_is_refused_unless_it_is_known() {
     let error = Coordinator::bind(world.options("run")).await.err().unwrap();
     check_refused(&error, ExitCode::Usage, &["model.dtype", "\"float32\" or \"bfloat16\""]);
     Coordinator::bind_for(world.options("run"), Dtype::Float32).await.unwrap();
+
+    // Values in the run directory are only left aside.
+    let world = World::new();
+    fs::create_dir_all(world.path("run").join("cache").join("reference")).unwrap();
+    drop(Coordinator::bind(world.options("run")).await.unwrap());
+    let notes = world.messages("run", "reference_values");
+    assert!(notes[0].contains("are not used: set model.dtype"), "{notes:?}");
 }
 
 #[test]
