@@ -34,6 +34,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Prove from a run's files that no step and no example was lost
     Verify(VerifyArgs),
+    /// Compute a run's values of the reference model ahead, so that the run never loads it
+    Score(ScoreArgs),
     /// Look at feedback data
     #[command(subcommand)]
     Data(DataCommand),
@@ -96,6 +98,27 @@ pub struct TrainArgs {
     /// restarts back
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_restarts: u32,
+}
+
+/// `prospect score`.
+#[derive(Args, Debug)]
+#[command(after_help = examples::SCORE)]
+pub struct ScoreArgs {
+    /// Run configuration
+    #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Override a key of the configuration, for instance train.steps=8
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Processes that compute [default: one a GPU, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
+    /// Run directory of the run to come [default: runs/<name of RUN.toml>]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub run_dir: Option<PathBuf>,
+    /// Device of the processes; auto takes one GPU each where there are any
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
 }
 
 /// `prospect coordinator`.

@@ -60,6 +60,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Data(args) => commands::data::run(args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Score(args) => commands::score::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
     }

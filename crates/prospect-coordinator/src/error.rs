@@ -65,6 +65,16 @@ pub enum CoordinatorError {
         /// The system's words.
         source: io::Error,
     },
+    /// The directory of shared reference values cannot be used.
+    #[error(
+        "reference.cache_dir = {dir:?} cannot be written: {source}; allow writing there, choose another directory or leave it out"
+    )]
+    ReferenceCacheDir {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
     /// A record of the run directory holds what it should not.
     #[error("{path:?} is damaged: {problem}")]
     Damaged {
@@ -114,7 +124,7 @@ impl CoordinatorError {
             | Self::RunDir { .. }
             | Self::RunDiffers { .. }
             | Self::Listen { .. } => ExitCode::Usage,
-            Self::Storage { .. } => ExitCode::Storage,
+            Self::Storage { .. } | Self::ReferenceCacheDir { .. } => ExitCode::Storage,
             Self::Damaged { .. } => ExitCode::Corrupt,
             Self::Server { .. } | Self::Internal { .. } => ExitCode::Internal,
         }

@@ -11,6 +11,7 @@ mod restarts;
 mod runs;
 mod script;
 mod services;
+mod shared_values;
 mod started;
 mod worker;
 mod world;

@@ -5,6 +5,7 @@ Examples:
   prospect doctor
   prospect data check feedback.jsonl --model ./model
   prospect train run.toml --workers 2
+  prospect score run.toml --workers 2
   prospect status http://127.0.0.1:7000 --watch
   prospect verify runs/run
   prospect generate --model runs/run/final --prompt \"Why is the sky blue?\"
@@ -29,6 +30,16 @@ Restarts that are used up without progress end the run with exit code 93.
 
 Ctrl-C or SIGTERM saves a checkpoint and ends with exit code 75; the same command goes on from
 there, also after a run that was killed. A second one ends at once.";
+
+pub const SCORE: &str = "\
+Examples:
+  prospect score run.toml --workers 2
+  prospect score run.toml --set reference.cache_dir=/shared/values
+
+Targets, evaluation data and the mismatched pairs of every step are scored under the reference
+model. The values go to reference.cache_dir where that is set, and serve every run with the same
+reference, type and tokens; else to the run directory, which must not hold a run that has begun.
+What was computed is kept at once: after a kill the same command goes on.";
 
 pub const COORDINATOR: &str = "\
 Examples:

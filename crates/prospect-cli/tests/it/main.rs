@@ -9,4 +9,5 @@ mod inference;
 mod model;
 mod recovery;
 mod runs;
+mod score;
 mod usage;

@@ -29,7 +29,7 @@ use crate::effective::EffectiveTime;
 use crate::eta::Pace;
 use crate::mirror::{self, MirrorHandle};
 use crate::plan::{Batch, PlanAhead};
-use crate::records::{History, Journal, StepRecords};
+use crate::records::{History, Journal, PoolWriter, StepRecords};
 use crate::run_dir::RunDir;
 use crate::run_dir::checkpoints::Retention;
 use crate::service::Server;
@@ -67,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) machine: RunMachine,
     pub(crate) plans: PlanAhead,
     pub(crate) files: Files,
+    /// Absent where reference values are not shared with other runs.
+    pub(crate) shared: Option<PoolWriter>,
     pub(crate) history: History,
     pub(crate) board: Board,
     pub(crate) run_dir: RunDir,
@@ -106,6 +108,7 @@ struct Inner {
     pace: Pace,
     jobs: Jobs,
     mirror: Option<MirrorHandle>,
+    shared: Option<PoolWriter>,
     pending: VecDeque<Event>,
     /// Joins and sessions that the machine has refused since the last one that was asked for.
     refused: Vec<(WorkerId, Incarnation, Refusal)>,
@@ -145,6 +148,7 @@ impl Shell {
             machine,
             plans,
             files,
+            shared,
             history,
             board,
             run_dir,
@@ -160,6 +164,7 @@ impl Shell {
             pace,
             jobs: Jobs::new(&run_dir, retention),
             mirror,
+            shared,
             pending: VecDeque::new(),
             refused: Vec::new(),
             batches: BTreeMap::new(),

@@ -9,6 +9,7 @@ mod long;
 mod loss;
 mod outcome;
 mod python;
+mod reference_values;
 mod resume;
 mod sharded;
 mod stop;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use prospect_coordinator::Options;
-use prospect_core::RunConfig;
+use prospect_core::{Dtype, RunConfig};
 
 use crate::args::TrainArgs;
 use crate::crew::CrewOptions;
@@ -52,6 +52,11 @@ impl Plan {
             listen: self.config.coordinator.listen.clone(),
             run_id: None,
         }
+    }
+
+    /// The type that the workers compute in.
+    pub fn dtype(&self) -> Dtype {
+        devices::dtype(self.config.model.dtype, &self.device, self.num_gpus)
     }
 
     /// What the workers are told.
