@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use prospect_model::{CausalLm, LoadOptions, ModelConfig};
+use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelError};
+use prospect_shape::PassCost;
 
 use crate::TrainError;
-use crate::flops::PassCost;
 
 /// A reference that is loaded when its first value is needed.
 pub(crate) struct Reference {
@@ -34,7 +34,7 @@ impl Reference {
         options: LoadOptions,
         vocab_size: i64,
     ) -> Result<Self, TrainError> {
-        let found = ModelConfig::read(path).map_err(load_error)?.vocab_size;
+        let found = ModelConfig::read(path).map_err(|source| load_error(source.into()))?.vocab_size;
         if found != vocab_size {
             return Err(TrainError::Vocabulary { policy: vocab_size, reference: found });
         }
@@ -48,7 +48,7 @@ impl Reference {
     pub(crate) fn ensure_loaded(&mut self) -> Result<(), TrainError> {
         if self.loaded.is_none() {
             let model = CausalLm::load(&self.path, &self.options).map_err(load_error)?;
-            let cost = PassCost::new(&model);
+            let cost = PassCost::new(model.config());
             self.loaded = Some(LoadedReference { model, cost });
         }
         Ok(())
@@ -65,6 +65,6 @@ impl Reference {
     }
 }
 
-fn load_error(source: prospect_model::ModelError) -> TrainError {
+fn load_error(source: ModelError) -> TrainError {
     TrainError::Load { role: "reference", source }
 }

@@ -7,6 +7,7 @@ mod exchange;
 mod failures;
 mod gradients;
 mod interrupted;
+mod memory;
 mod places;
 mod precision;
 mod recovery;

@@ -9,11 +9,11 @@ use prospect_libtorch::{
     AbortHandle, ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads,
 };
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
+use prospect_shape::PassCost;
 use tch::{Device, Kind};
 
 use crate::chain::Chain;
 use crate::error::failpoint;
-use crate::flops::PassCost;
 use crate::parameters::Parameters;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -93,7 +93,7 @@ impl Trainer {
             config: config.clone(),
             device,
             group: None,
-            policy_cost: PassCost::new(&policy),
+            policy_cost: PassCost::new(policy.config()),
             policy,
             reference,
             reference_is_policy,
