@@ -40,7 +40,7 @@ impl Coordinator {
     /// # Errors
     /// Whatever keeps the run from starting; see [`CoordinatorError`].
     pub async fn bind(options: Options) -> Result<Self, CoordinatorError> {
-        let config = with_absolute_paths(options.config)?;
+        let mut config = with_absolute_paths(options.config)?;
         let run_dir = RunDir::open(&options.run_dir, config.checkpoint.resume)?;
         let refuse = |source| CoordinatorError::Listen { address: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(refuse)?;
@@ -52,7 +52,7 @@ impl Coordinator {
         let run_id = RunId(options.run_id.clone().unwrap_or_else(name));
         let taken = mirror::restore_if_empty(&config.checkpoint, &run_dir).await?;
         let preparing = spawn_blocking(move || {
-            let prepared = prepare(&config, &run_dir, taken)?;
+            let prepared = prepare(&mut config, options.device, &run_dir, taken)?;
             Ok::<_, CoordinatorError>((config, run_dir, prepared))
         });
         let (config, run_dir, prepared) = preparing.await.map_err(|error| {

@@ -9,7 +9,9 @@ use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
 use prospect_proto::Phase;
 use prospect_schedule::PlanOptions;
 use prospect_schedule::machine::{MachineOptions, Record};
+use prospect_shape::WorkerDevice;
 
+use crate::budget;
 use crate::model_digest::model_digest;
 use crate::plan::{Planner, PlannerOptions, Rows};
 use crate::records::{Course, History, Journal, Past, ReferenceCache, STARTED, StepRecords};
@@ -74,13 +76,15 @@ struct Data {
     weights: (f64, f64),
 }
 
-/// Prepares a run in its directory. `taken` says what was taken from a mirror for it.
+/// Prepares a run in its directory, and settles what the configuration leaves open. `device` is what
+/// the workers compute on; `taken` says what was taken from a mirror for the run.
 ///
 /// # Errors
 /// Data, model or records that cannot be used, other settings than the run
 /// directory's, or a disk that fails.
 pub(crate) fn prepare(
-    config: &RunConfig,
+    config: &mut RunConfig,
+    device: Option<WorkerDevice>,
     dir: &RunDir,
     taken: Option<String>,
 ) -> Result<Prepared, CoordinatorError> {
@@ -95,6 +99,8 @@ pub(crate) fn prepare(
     let data = Data::open(config, dir)?;
     digests.data = data.train.digest().to_owned();
     digests.eval_data = data.eval.as_ref().map(|eval| eval.digest().to_owned());
+    let settled = budget::settle(config, device, (&data.train, &dir.manifest()))?;
+    let config = &*config;
     let total_steps = config.train.total_steps(data.train.len());
     write_or_compare(&dir.manifest(), &manifest(config, &digests, total_steps))?;
     write_whole(&dir.config(), to_go_on_with(config).to_toml()?.as_bytes())?;
@@ -113,6 +119,7 @@ pub(crate) fn prepare(
     let point = StartingPoint::find(dir, replay)?;
     let mut events = vec![(STARTED, point.committed, point.describe(total_steps))];
     events.extend(taken.map(|message| ("mirror_used", point.committed, message)));
+    events.extend(settled.map(|message| ("microbatch_tokens", point.committed, message)));
     let notes = note_start(&mut journal, config, &data, &point, events)?;
 
     let steps = StepRecords::open(dir, point.committed, config.reference.cache, &history)?;
@@ -259,7 +266,12 @@ fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {
             seed: config.train.seed,
             order: config.data.order,
             global_batch_size: config.train.global_batch_size,
-            microbatch_tokens: config.train.microbatch_tokens.tokens().unwrap_or(4096),
+            // Settled before a run; who asks only for its sequences packs nothing.
+            microbatch_tokens: config
+                .train
+                .microbatch_tokens
+                .tokens()
+                .unwrap_or(config.data.max_length),
             max_length: config.data.max_length,
             needs_pairs: config.objective.name == ObjectiveName::Kto,
         },

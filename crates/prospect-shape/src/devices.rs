@@ -175,6 +175,13 @@ mod tests {
         check("NVIDIA H100 80GB HBM3", Some(989e12));
         check("NVIDIA H100 PCIe", Some(756e12));
         check("NVIDIA H200", Some(989e12));
+        check("NVIDIA A100 80GB PCIe", Some(312e12));
+        check("NVIDIA A100-PCIE-40GB", Some(312e12));
+        check("NVIDIA L40S", Some(362e12));
+        check("NVIDIA L4", Some(121e12));
+        check("NVIDIA L40", None);
+        check("NVIDIA B200", Some(2250e12));
+        check("NVIDIA H200 MIG 1g.18gb", None);
         check("NVIDIA A100-SXM4-40GB", Some(312e12));
         check("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None);
         check("NVIDIA GeForce RTX 4090", None);

@@ -24,7 +24,7 @@ pub use fit::{Room, largest_microbatch};
 pub use flops::PassCost;
 pub use memory::{Kind, Memory};
 pub use parts::Parts;
-pub use refusal::{Demand, MemoryRefusal, check_memory};
+pub use refusal::{BudgetRefusal, Demand, check_longest, check_memory};
 pub use setup::{ComputeType, Setup};
 pub use time::{StepTime, Times};
 pub use workload::{Lengths, Workload};

@@ -25,9 +25,24 @@ pub struct Demand<'a> {
     pub tokens: Option<u32>,
 }
 
-/// Why a run does not fit.
+/// Why a run's budget of tokens cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum MemoryRefusal {
+pub enum BudgetRefusal {
+    /// The longest sequence has no room in a microbatch.
+    #[error(
+        "train.microbatch_tokens is {tokens}, but the longest training sequence has {longest} tokens: set it to {longest} or more, or to \"auto\", or data.max_length to at most {tokens}"
+    )]
+    Sequence {
+        /// The budget as configured.
+        tokens: u32,
+        /// Tokens of the longest sequence.
+        longest: u32,
+    },
+    /// The largest that fits is asked for, and nobody knows into what.
+    #[error(
+        "train.microbatch_tokens is \"auto\", but the memory of the workers is not known: set train.memory_gb to what each may use, in units of 10^9 bytes, or train.microbatch_tokens to a number"
+    )]
+    UnknownMemory,
     /// Smaller microbatches would fit.
     #[error(
         "train.microbatch_tokens is {tokens}, for which a worker needs {}, but {} can be planned with: set it to {largest} or less, or to \"auto\"",
@@ -82,8 +97,8 @@ const MOST_WORKERS: u32 = 4096;
 /// The budget that a run is to have: the configured one if it fits, else the largest that does.
 ///
 /// # Errors
-/// [`MemoryRefusal`], with what would fit.
-pub fn check_memory(demand: &Demand<'_>) -> Result<u32, MemoryRefusal> {
+/// [`BudgetRefusal::Microbatch`] or [`BudgetRefusal::Model`], with what would fit.
+pub fn check_memory(demand: &Demand<'_>) -> Result<u32, BudgetRefusal> {
     let Demand { parts, setup, room, longest, tokens } = *demand;
     let largest = largest_microbatch(parts, setup, &room).filter(|&largest| largest >= longest);
     let planned = room.planned_bytes();
@@ -92,7 +107,7 @@ pub fn check_memory(demand: &Demand<'_>) -> Result<u32, MemoryRefusal> {
         (None, _) => {
             let memory = needed(longest);
             let kind = memory.largest();
-            Err(MemoryRefusal::Model {
+            Err(BudgetRefusal::Model {
                 needed: memory.device_peak(),
                 planned,
                 longest,
@@ -103,11 +118,22 @@ pub fn check_memory(demand: &Demand<'_>) -> Result<u32, MemoryRefusal> {
         }
         (Some(largest), Some(tokens)) if tokens > largest => {
             let needed = needed(tokens).device_peak();
-            Err(MemoryRefusal::Microbatch { tokens, needed, planned, largest })
+            Err(BudgetRefusal::Microbatch { tokens, needed, planned, largest })
         }
         (Some(_), Some(tokens)) => Ok(tokens),
         (Some(largest), None) => Ok(largest),
     }
+}
+
+/// Refuses a budget that has no room for the longest sequence.
+///
+/// # Errors
+/// [`BudgetRefusal::Sequence`].
+pub fn check_longest(tokens: u32, longest: u32) -> Result<(), BudgetRefusal> {
+    if tokens < longest {
+        return Err(BudgetRefusal::Sequence { tokens, longest });
+    }
+    Ok(())
 }
 
 /// Changes after which the longest sequence fits, the cheapest first: each alone, then sharding

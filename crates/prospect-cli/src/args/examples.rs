@@ -4,6 +4,7 @@ pub const PROSPECT: &str = "\
 Examples:
   prospect doctor
   prospect data check feedback.jsonl --model ./model
+  prospect plan run.toml
   prospect train run.toml --workers 2
   prospect status http://127.0.0.1:7000 --watch
   prospect verify runs/run
@@ -29,6 +30,17 @@ Restarts that are used up without progress end the run with exit code 93.
 
 Ctrl-C or SIGTERM saves a checkpoint and ends with exit code 75; the same command goes on from
 there, also after a run that was killed. A second one ends at once.";
+
+pub const PLAN: &str = "\
+Examples:
+  prospect plan run.toml
+  prospect plan run.toml --measure --json
+  prospect plan run.toml --gpus 64 --gpu H100 --set train.mode=fully_sharded
+  prospect plan run.toml --gpus 8 --gpu-memory 141 --prompt-tokens 256 --completion-tokens 256
+
+Nothing is run. Memory follows from the model's config.json and the configuration, time from rates: the
+defaults are data sheets and assumptions (docs/performance.md), so give measured ones where there
+are any. Exit code 64 when the run does not fit, with what would.";
 
 pub const COORDINATOR: &str = "\
 Examples:

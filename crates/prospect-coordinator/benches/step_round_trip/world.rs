@@ -110,6 +110,7 @@ fn options(dir: &Path, lookahead: u32) -> Result<Options> {
         run_dir: dir.join("run"),
         listen: "127.0.0.1:0".into(),
         run_id: None,
+        device: None,
     })
 }
 

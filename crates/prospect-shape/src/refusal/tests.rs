@@ -51,7 +51,7 @@ fn check(setup: &Setup, gigabytes: f64, told: &[&str]) {
     for words in told {
         assert!(text.contains(words), "{words:?} is missing in: {text}");
     }
-    let MemoryRefusal::Model { remedies, planned, .. } = refusal else { panic!("{text}") };
+    let BudgetRefusal::Model { remedies, planned, .. } = refusal else { panic!("{text}") };
     assert!(!remedies.is_empty() && remedies.len() <= NUM_TOLD, "{text}");
     assert!(remedies.iter().all(|remedy| remedy.needed <= planned), "{text}");
 }
@@ -83,4 +83,13 @@ fn memory_that_nothing_helps_is_told_as_such() {
     let canonical = Setup { parts_per_rank: Some(8), ..setup(DeviceKind::Cpu) };
     let text = check_memory(&demand(&parts, &canonical, 1.0, None)).unwrap_err().to_string();
     assert!(text.contains("use workers with more than"), "{text}");
+}
+
+#[test]
+fn a_budget_holds_the_longest_sequence() {
+    assert_eq!(check_longest(31, 31), Ok(()));
+    assert_eq!(
+        check_longest(24, 31).unwrap_err().to_string(),
+        "train.microbatch_tokens is 24, but the longest training sequence has 31 tokens: set it to 31 or more, or to \"auto\", or data.max_length to at most 24"
+    );
 }
