@@ -96,7 +96,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
     plan(&config, &["--gpus", "8", "--set", "train.mode=fully_sharded"]).check(0, &[]);
     let called = plan(&config, &["--gpus", "8", "--set", "train.microbatch_tokens=100"]);
     called.check(64, &["the longest training sequence has 1024 tokens: set it to 1024 or more"]);
-    plan(&config, &["--gpu-memory", "-1"]).check(64, &["--gpu-memory", "above 0"]);
+    plan(&config, &["--gpu-memory=-1"]).check(64, &["--gpu-memory", "above 0"]);
 }
 
 #[test]

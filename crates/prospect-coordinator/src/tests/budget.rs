@@ -68,18 +68,21 @@ async fn what_does_not_fit_is_refused_with_what_would() {
 
 #[tokio::test]
 async fn auto_becomes_a_number_that_a_resume_keeps() {
-    let auto = ["train.microbatch_tokens=auto", "train.global_batch_size=20", "train.memory_gb=8"];
+    let auto = ["train.microbatch_tokens=auto", "train.memory_gb=8", "coordinator.min_workers=1"];
     let world = world(&auto);
     drop(Coordinator::bind(world.options("run")).await.unwrap());
-    // Two workers share 20 rows of at most 12 tokens; no step has more for one of them.
-    assert_eq!(written(&world), 120);
+    // One worker may have to do all 6 rows of at most 12 tokens.
+    assert_eq!(written(&world), 72);
     let notes = world.messages("run", "microbatch_tokens");
     assert_eq!(notes.len(), 1);
-    assert!(notes[0].starts_with("train.microbatch_tokens = 120, with 8.0 GB"), "{notes:?}");
-
-    let world = world.with(&["coordinator.workers=2", "train.memory_gb=0.25"]);
-    drop(Coordinator::bind(world.options("run")).await.unwrap());
-    assert_eq!(written(&world), 120, "less memory changes no run that has begun");
+    assert!(notes[0].starts_with("train.microbatch_tokens = 72, with 8.0 GB"), "{notes:?}");
     let manifest = fs::read_to_string(world.path("run").join("manifest.json")).unwrap();
-    assert!(manifest.contains("\"train.microbatch_tokens\": 120"), "{manifest}");
+    assert!(manifest.contains("\"train.microbatch_tokens\": 72"), "{manifest}");
+
+    let world = world.with(&["coordinator.min_workers=2", "coordinator.max_workers=3"]);
+    drop(Coordinator::bind(world.options("run")).await.unwrap());
+    assert_eq!(written(&world), 72, "other workers change no run that has begun");
+    drop(Coordinator::bind(world.options("other")).await.unwrap());
+    let text = fs::read_to_string(world.path("other").join("run.toml")).unwrap();
+    assert!(text.contains("microbatch_tokens = 36"), "{text}");
 }
