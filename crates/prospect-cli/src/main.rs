@@ -53,6 +53,7 @@ fn main() -> std::process::ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Train(args) => on_runtime(commands::train::run(args)),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Coordinator(args) => on_runtime(commands::coordinator::run(args)),
         Command::Worker(args) => commands::worker::run(&args),
         Command::Status(args) => on_runtime(commands::status::run(args)),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::SystemTime;
 
-use prospect_core::{Dtype, ExitCode, ReferenceSection, RunConfig, RunId, Step};
+use prospect_core::{ExitCode, ReferenceSection, RunConfig, RunId, Step};
 use prospect_proto::Phase;
 use prospect_schedule::machine::RunMachine;
 use tokio::net::TcpListener;
@@ -40,17 +40,7 @@ impl Coordinator {
     /// # Errors
     /// Whatever keeps the run from starting; see [`CoordinatorError`].
     pub async fn bind(options: Options) -> Result<Self, CoordinatorError> {
-        let dtype = options.config.model.dtype;
-        Self::bind_for(options, dtype).await
-    }
-
-    /// The same where it is known that workers compute in `dtype`, although the configuration
-    /// leaves that to their devices.
-    ///
-    /// # Errors
-    /// As of [`Coordinator::bind`].
-    pub async fn bind_for(options: Options, dtype: Dtype) -> Result<Self, CoordinatorError> {
-        let config = with_absolute_paths(options.config)?;
+        let mut config = with_absolute_paths(options.config)?;
         let run_dir = RunDir::open(&options.run_dir, config.checkpoint.resume)?;
         let refuse = |source| CoordinatorError::Listen { address: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(refuse)?;
@@ -62,7 +52,7 @@ impl Coordinator {
         let run_id = RunId(options.run_id.clone().unwrap_or_else(name));
         let taken = mirror::restore_if_empty(&config.checkpoint, &run_dir).await?;
         let preparing = spawn_blocking(move || {
-            let prepared = prepare(&config, dtype, &run_dir, taken)?;
+            let prepared = prepare(&mut config, options.device, &run_dir, taken)?;
             Ok::<_, CoordinatorError>((config, run_dir, prepared))
         });
         let (config, run_dir, prepared) = preparing.await.map_err(|error| {

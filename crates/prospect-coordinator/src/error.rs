@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prospect_core::{ConfigError, ExitCode};
 use prospect_data::DataError;
+use prospect_shape::{BudgetRefusal, ShapeError};
 
 use crate::mirror::MirrorError;
 
@@ -28,6 +29,12 @@ pub enum CoordinatorError {
         /// What is wrong with it and what to change.
         problem: String,
     },
+    /// The model's configuration, from which memory is planned, cannot be used.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The budget of tokens does not fit the data or the workers.
+    #[error(transparent)]
+    Budget(#[from] BudgetRefusal),
     /// The run directory cannot be used for this run.
     #[error("run directory {dir:?} {problem}")]
     RunDir {
@@ -119,7 +126,9 @@ impl CoordinatorError {
         match self {
             Self::Data(error) => error.exit_code(),
             Self::Mirror(error) => error.exit_code(),
+            Self::Shape(error) => error.exit_code(),
             Self::Config(_)
+            | Self::Budget(_)
             | Self::Model { .. }
             | Self::RunDir { .. }
             | Self::RunDiffers { .. }

@@ -4,6 +4,7 @@
 //! computes with tensors and never links libtorch.
 
 mod board;
+mod budget;
 mod convert;
 mod coordinator;
 mod crc32c;

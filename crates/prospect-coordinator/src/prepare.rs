@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prospect_core::{Dtype, Mode, ObjectiveName, Reduction, Resume, RunConfig, Step};
+use prospect_core::{Mode, ObjectiveName, Reduction, Resume, RunConfig, Step};
 use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
 use prospect_proto::Phase;
 use prospect_schedule::PlanOptions;
 use prospect_schedule::machine::{MachineOptions, Record};
+use prospect_shape::{ComputeType, WorkerDevice};
 
+use crate::budget;
 use crate::model_digest::model_digest;
 use crate::plan::{Planner, PlannerOptions, Rows};
 use crate::records::{
@@ -87,15 +89,15 @@ pub(crate) struct Data {
     weights: (f64, f64),
 }
 
-/// Prepares a run in its directory whose passes compute in `dtype`, as far as that is known.
-/// `taken` says what was taken from a mirror for it.
+/// Prepares a run in its directory, and settles what the configuration leaves open. `device` is what
+/// the workers compute on; `taken` says what was taken from a mirror for the run.
 ///
 /// # Errors
 /// Data, model or records that cannot be used, other settings than the run
 /// directory's, or a disk that fails.
 pub(crate) fn prepare(
-    config: &RunConfig,
-    dtype: Dtype,
+    config: &mut RunConfig,
+    device: Option<WorkerDevice>,
     dir: &RunDir,
     taken: Option<String>,
 ) -> Result<Prepared, CoordinatorError> {
@@ -110,6 +112,11 @@ pub(crate) fn prepare(
     let data = Data::open(config, &dir.cache())?;
     digests.data = data.train.digest().to_owned();
     digests.eval_data = data.eval.as_ref().map(|eval| eval.digest().to_owned());
+    let settled = budget::settle(config, device, (&data.train, &dir.manifest()))?;
+    let config = &*config;
+    let dtype = device.map_or(config.model.dtype, |device| {
+        ComputeType::of(config.model.dtype, device.kind).dtype()
+    });
     let total_steps = config.train.total_steps(data.train.len());
     write_or_compare(&dir.manifest(), &manifest(config, &digests, total_steps))?;
     write_whole(&dir.config(), to_go_on_with(config).to_toml()?.as_bytes())?;
@@ -128,6 +135,7 @@ pub(crate) fn prepare(
     let point = StartingPoint::find(dir, replay)?;
     let mut events = vec![(STARTED, point.committed, point.describe(total_steps))];
     events.extend(taken.map(|message| ("mirror_used", point.committed, message)));
+    events.extend(settled.map(|message| ("microbatch_tokens", point.committed, message)));
     let mut notes = note_start(&mut journal, config, &data, &point, events)?;
 
     let planner = planner(config, data, total_steps);
@@ -296,7 +304,12 @@ pub(crate) fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<P
             seed: config.train.seed,
             order: config.data.order,
             global_batch_size: config.train.global_batch_size,
-            microbatch_tokens: config.train.microbatch_tokens.tokens().unwrap_or(4096),
+            // Settled before a run; who asks only for its sequences packs nothing.
+            microbatch_tokens: config
+                .train
+                .microbatch_tokens
+                .tokens()
+                .unwrap_or(config.data.max_length),
             max_length: config.data.max_length,
             needs_pairs: config.objective.name == ObjectiveName::Kto,
         },

@@ -1,5 +1,6 @@
 //! Whole runs against workers that speak the protocol and compute nothing.
 
+mod budget;
 mod data;
 mod duties;
 mod elastic;

@@ -66,6 +66,20 @@ pub fn cuda_synchronize(device_idx: usize) -> Result<()> {
     })
 }
 
+/// Bytes of memory of the CUDA device `device_idx`, used or not.
+///
+/// # Errors
+/// [`LibtorchError::BackendUnavailable`] when the driver has no such device.
+pub fn cuda_device_memory_bytes(device_idx: usize) -> Result<u64> {
+    let device = c_int::try_from(device_idx).unwrap_or(c_int::MAX);
+    let mut bytes = 0;
+    ffi::call("cuda_device_memory_bytes", |message| {
+        // SAFETY: the driver writes one number, which outlives the call.
+        unsafe { ffi::prospect_cuda_device_memory(device, &mut bytes, message) }
+    })?;
+    Ok(bytes as u64)
+}
+
 /// Sets the number of threads one operation on the CPU may use, at least 1.
 pub fn set_threads(n: usize) {
     tch::set_num_threads(i32::try_from(n.max(1)).unwrap_or(i32::MAX));

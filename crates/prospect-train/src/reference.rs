@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use prospect_core::Mode;
 use prospect_libtorch::ProcessGroup;
-use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelFiles};
+use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelError, ModelFiles};
+use prospect_shape::PassCost;
 
 use crate::TrainError;
 use crate::chain::Chain;
-use crate::flops::PassCost;
 use crate::parameters::{Layout, Place, Weights};
 use crate::progress::Progress;
 
@@ -46,7 +46,8 @@ impl Reference {
     /// [`TrainError::Load`] without one that is understood, [`TrainError::Vocabulary`] where it
     /// has not as many tokens as the policy.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
-        let found = ModelConfig::read(&self.path).map_err(load_error)?.vocab_size;
+        let config = ModelConfig::read(&self.path).map_err(|source| load_error(source.into()))?;
+        let found = config.vocab_size;
         if found != self.vocab_size {
             return Err(TrainError::Vocabulary { policy: self.vocab_size, reference: found });
         }
@@ -76,7 +77,7 @@ impl Reference {
                 (model, Some(weights))
             }
         };
-        let cost = PassCost::new(&model);
+        let cost = PassCost::new(model.config());
         self.loaded = Some(LoadedReference { model, cost, weights });
         Ok(())
     }
@@ -124,6 +125,6 @@ impl Reference {
     }
 }
 
-fn load_error(source: prospect_model::ModelError) -> TrainError {
+fn load_error(source: ModelError) -> TrainError {
     TrainError::Load { role: "reference", source }
 }

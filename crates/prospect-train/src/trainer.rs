@@ -9,13 +9,13 @@ use prospect_libtorch::{
     AbortHandle, ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads,
 };
 use prospect_model::{CausalLm, ComputeType, LoadOptions, ModelFiles};
+use prospect_shape::PassCost;
 use tch::Device;
 
 use crate::align::Passes;
 use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::error::failpoint;
-use crate::flops::PassCost;
 use crate::parameters::{Parameters, Place, Weights};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -110,7 +110,7 @@ impl Trainer {
             config: config.clone(),
             device,
             group: None,
-            policy_cost: PassCost::new(&policy),
+            policy_cost: PassCost::new(policy.config()),
             policy,
             reference,
             reference_is_policy,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use prospect_coordinator::ReferenceWork;
 use prospect_core::{Dtype, ExitCode, RunConfig};
+use prospect_shape::ComputeType;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -88,7 +89,11 @@ impl Crew {
             num_workers,
             num_gpus,
             threads: config.train.threads.unwrap_or((cores / num_workers).max(1)),
-            dtype: devices::dtype(config.model.dtype, &device, num_gpus),
+            dtype: ComputeType::of(
+                config.model.dtype,
+                devices::of_worker(&device, num_workers).kind,
+            )
+            .dtype(),
             device,
         })
     }

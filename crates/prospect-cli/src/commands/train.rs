@@ -69,7 +69,7 @@ async fn conduct(
     summary: &mut Summary,
 ) -> Result<RunOutcome, CliError> {
     let coordinator = tokio::select! {
-        coordinator = Coordinator::bind_for(plan.options(), plan.dtype()) => coordinator?,
+        coordinator = Coordinator::bind(plan.options()) => coordinator?,
         signal = signals.next() => return Err(CliError::StoppedEarly { signal }),
     };
     logging::to_file(&plan.log_dir().join("coordinator.log"))?;

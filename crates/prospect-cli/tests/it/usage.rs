@@ -4,8 +4,9 @@ use crate::harness::{call, config, prospect, scratch, write};
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 12] = [
         &[],
+        &["plan"],
         &["train"],
         &["score"],
         &["coordinator"],

@@ -74,6 +74,7 @@ impl Run {
             run_dir: run_dir.to_owned(),
             listen: "127.0.0.1:0".into(),
             run_id: None,
+            device: None,
         })
     }
 }

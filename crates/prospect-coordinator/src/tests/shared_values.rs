@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use prospect_core::{Dtype, ExitCode, Sequence, ShardKind, Step};
 use prospect_proto::Phase;
+use prospect_shape::{DeviceKind, WorkerDevice};
 
 use super::made_up::log_prob;
 use super::script::Script;
 use super::started::{Finished, Started};
 use super::world::World;
-use crate::{Coordinator, CoordinatorError, ReferenceWork};
+use crate::{Coordinator, CoordinatorError, Options, ReferenceWork};
 
 /// Runs that keep their values in one directory.
 fn sharing() -> World {
@@ -207,7 +208,9 @@ async fn a_type_that_the_devices_decide_is_refused_unless_it_is_known() {
     let world = sharing().with(&["model.dtype=auto"]);
     let error = Coordinator::bind(world.options("run")).await.err().unwrap();
     check_refused(&error, ExitCode::Usage, &["model.dtype", "\"float32\" or \"bfloat16\""]);
-    Coordinator::bind_for(world.options("run"), Dtype::Float32).await.unwrap();
+    let device = WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: None };
+    let options = Options { device: Some(device), ..world.options("run") };
+    Coordinator::bind(options).await.unwrap();
 
     // Values in the run directory are only left aside.
     let world = World::new();

@@ -5,12 +5,12 @@
 use std::ops::Range;
 
 use prospect_core::Sequence;
+use prospect_shape::PassCost;
 use tch::Tensor;
 
 use super::Chain;
 use crate::TrainError;
 use crate::batch::PackedBatch;
-use crate::flops::PassCost;
 use crate::head::{self, TILE_BYTES, Visits};
 use crate::readback::Readback;
 use crate::sharing::{Pass, first_with_prompt};

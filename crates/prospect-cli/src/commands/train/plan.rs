@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use prospect_coordinator::Options;
-use prospect_core::{Dtype, RunConfig};
+use prospect_core::RunConfig;
 
 use crate::args::TrainArgs;
 use crate::crew::CrewOptions;
@@ -51,12 +51,8 @@ impl Plan {
             run_dir: self.run_dir.clone(),
             listen: self.config.coordinator.listen.clone(),
             run_id: None,
+            device: Some(devices::of_worker(&self.device, self.config.coordinator.workers)),
         }
-    }
-
-    /// The type that the workers compute in.
-    pub fn dtype(&self) -> Dtype {
-        devices::dtype(self.config.model.dtype, &self.device, self.num_gpus)
     }
 
     /// What the workers are told.
