@@ -1,5 +1,6 @@
 //! What the training engine needs of libtorch and tch does not offer: c10d process groups,
-//! vector-Jacobian products, packed attention, the fused AdamW and memory counters.
+//! vector-Jacobian products, packed attention, the fused work of a block, the fused AdamW and
+//! memory counters.
 //!
 //! This is the only crate with unsafe code. Everything C++ sits behind a flat C interface that
 //! catches every exception, arguments are checked before they cross it, and what comes back is
@@ -11,6 +12,7 @@ mod checks;
 mod cuda;
 mod error;
 mod ffi;
+mod fused;
 mod memory;
 mod optimizer;
 mod process_group;
@@ -20,6 +22,11 @@ pub use attention::varlen_attention;
 pub use autograd::{KeepGraph, vjp};
 pub use cuda::{cuda_device_count, cuda_device_name, ensure_cuda_loaded, set_threads};
 pub use error::{LibtorchError, Result};
+pub use fused::{
+    HeadTile, Intermediates, Linear, RmsNorm, add_norm_linear, compile_cuda_kernels,
+    cuda_kernels_ready, head_tile_gradient, head_tile_visit, norm_linear, rms_norm, rotary,
+    swiglu_linear,
+};
 pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};
 pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};

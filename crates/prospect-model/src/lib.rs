@@ -21,6 +21,7 @@ pub use error::{ErrorClass, ModelError};
 pub use layout::Layout;
 pub use load::{ComputeType, LoadOptions};
 pub use model::{CausalLm, NamedParameter};
+pub use prospect_libtorch::Intermediates;
 pub use rotary::RotaryTables;
 pub use save::SaveType;
 

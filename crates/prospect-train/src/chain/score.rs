@@ -3,6 +3,7 @@
 //! Shape suffixes: t tokens of the pass, n completion tokens, h hidden width.
 
 use prospect_core::Sequence;
+use prospect_model::Intermediates;
 
 use super::Chain;
 use crate::TrainError;
@@ -21,7 +22,7 @@ pub(crate) fn score_batch(
     let num_layers = model.config().num_layers;
     for idx in 0..num_layers {
         hidden_th = chain.visit(idx + 1, Some(idx + 2), |model| {
-            Ok(model.block(idx, &hidden_th, &batch.layout)?)
+            Ok(model.block(idx, &hidden_th, &batch.layout, Intermediates::Saved)?)
         })?;
     }
     let final_nh = hidden_th.f_index_select(0, &batch.positions_n)?;
