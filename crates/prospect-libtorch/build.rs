@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 12] = [
     "store.cpp",
     "gloo.cpp",
     "group.cpp",
@@ -17,6 +17,9 @@ const SOURCES: [&str; 9] = [
     "transfer.cpp",
     "cuda.cpp",
     "event.cpp",
+    "fused/functions.cpp",
+    "fused/launch.cpp",
+    "fused/ops.cpp",
 ];
 
 /// A header folder of the CUDA half, below the folder that holds the torch package, with one
@@ -36,17 +39,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let lib = fs::canonicalize(&lib).map_err(|error| format!("libtorch at {lib}: {error}"))?;
     let torch = lib.parent().ok_or("libtorch's lib folder has no parent")?.to_path_buf();
 
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    write_kernels_source(&out)?;
+    build_rows()?;
     let mut shim = build(&torch);
-    shim.files(SOURCES.iter().map(|source| Path::new("shim").join(source)))
+    // ATen's loops run on libtorch's own threads, which are OpenMP's.
+    shim.include(&out)
+        .flag("-fopenmp")
+        .files(SOURCES.iter().map(|source| Path::new("shim").join(source)))
         .define("USE_C10D_GLOO", None)
         .try_compile("prospect_shim")?;
+    // After the archive that needs them.
+    println!("cargo:rustc-link-lib=static=prospect_rows");
+    println!("cargo:rustc-link-lib=dylib=gomp");
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:lib={}", lib.display());
 
-    let out = PathBuf::from(env::var("OUT_DIR")?);
     let image = match cuda_includes(&torch, &lib) {
         Ok(includes) => {
             let image = build_cuda_half(&torch, &lib, &includes, &out)?;
@@ -73,6 +84,31 @@ fn build(torch: &Path) -> cc::Build {
         .include(torch.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1");
     build
+}
+
+/// The loops over rows on a CPU: plain C++, optimised for vector units. Threading jumps past
+/// comparisons would turn their selections into branches.
+fn build_rows() -> Result<(), cc::Error> {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .debug(false)
+        .opt_level(3)
+        .warnings(false)
+        .flags(["-fno-math-errno", "-fno-trapping-math"])
+        .flag_if_supported("-fno-thread-jumps")
+        .cargo_metadata(false)
+        .file("shim/fused/rows.cpp")
+        .try_compile("prospect_rows")
+}
+
+/// The CUDA kernels as a text for the compiler at run time.
+fn write_kernels_source(out: &Path) -> Result<(), Box<dyn Error>> {
+    let source = fs::read_to_string("shim/fused/kernels.cu")?;
+    let header = format!("constexpr const char* kKernelsSource = R\"kernels({source})kernels\";\n");
+    fs::write(out.join("kernels_source.hpp"), header)?;
+    Ok(())
 }
 
 /// The include folders of the CUDA half, or why it cannot be built.

@@ -144,6 +144,66 @@ int prospect_storage_bytes(const at::Tensor* tensor, uint64_t* out, char** messa
 // A copy of a tensor in main memory on a CUDA device, through pinned memory, on the current stream.
 int prospect_upload(
     const at::Tensor* host, int device_idx, at::Tensor** out, char** message);
+// The parts of a block, differentiable; shim/fused/ops.hpp says what each computes.
+int prospect_fused_norm(
+    const at::Tensor* input,
+    const at::Tensor* weight,
+    double eps,
+    at::Tensor** out,
+    char** message);
+// `delta` may be null; 1 to 3 `weights` with as many `biases`, each of which may be null. Writes
+// the sum, if there is a delta, and then one tensor a weight.
+int prospect_fused_norm_linear(
+    const at::Tensor* input,
+    const at::Tensor* delta,
+    const at::Tensor* norm_weight,
+    double eps,
+    const at::Tensor* const* weights,
+    const at::Tensor* const* biases,
+    size_t count,
+    int again,
+    at::Tensor** out,
+    char** message);
+// Writes queries and keys.
+int prospect_fused_rotary(
+    const at::Tensor* query,
+    const at::Tensor* key,
+    const at::Tensor* cos,
+    const at::Tensor* sin,
+    at::Tensor** out,
+    char** message);
+// `bias` may be null.
+int prospect_fused_swiglu_linear(
+    const at::Tensor* gate,
+    const at::Tensor* up,
+    const at::Tensor* weight,
+    const at::Tensor* bias,
+    const at::Tensor* residual,
+    int again,
+    at::Tensor** out,
+    char** message);
+int prospect_fused_head_visit(
+    const at::Tensor* logits,
+    const at::Tensor* targets,
+    int64_t first_token,
+    at::Tensor* maximum,
+    at::Tensor* sum,
+    at::Tensor* chosen,
+    char** message);
+// In the type of `like`; the logits may be overwritten.
+int prospect_fused_head_gradient(
+    at::Tensor* logits,
+    const at::Tensor* normalizers,
+    const at::Tensor* coefficients,
+    const at::Tensor* targets,
+    int64_t first_token,
+    const at::Tensor* like,
+    at::Tensor** out,
+    char** message);
+// Compiles the CUDA kernels for an architecture such as `sm_90`; needs no device.
+int prospect_fused_compile(const char* architecture, size_t* num_bytes, char** message);
+// PROSPECT_UNAVAILABLE with the reason where the kernels do not run on this device.
+int prospect_fused_ready(int device_idx, char** message);
 
 // The number of devices the NVIDIA driver offers; 0 when there is no driver. A driver that is
 // installed and cannot be started is PROSPECT_UNAVAILABLE.

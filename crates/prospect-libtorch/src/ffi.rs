@@ -100,6 +100,15 @@ unsafe extern "C" {
     pub(crate) fn prospect_storage_restore(tensor: TensorPtr, message: Message) -> c_int;
     pub(crate) fn prospect_storage_bytes(tensor: TensorPtr, out: *mut u64, message: Message) -> c_int;
 
+    pub(crate) fn prospect_fused_norm(input: TensorPtr, weight: TensorPtr, eps: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_norm_linear(input: TensorPtr, delta: TensorPtr, norm_weight: TensorPtr, eps: f64, weights: *const TensorPtr, biases: *const TensorPtr, count: usize, again: c_int, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_rotary(query: TensorPtr, key: TensorPtr, cos: TensorPtr, sin: TensorPtr, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_swiglu_linear(gate: TensorPtr, up: TensorPtr, weight: TensorPtr, bias: TensorPtr, residual: TensorPtr, again: c_int, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_head_visit(logits: TensorPtr, targets: TensorPtr, first_token: i64, maximum: TensorPtr, sum: TensorPtr, chosen: TensorPtr, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_head_gradient(logits: TensorPtr, normalizers: TensorPtr, coefficients: TensorPtr, targets: TensorPtr, first_token: i64, like: TensorPtr, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_compile(architecture: *const c_char, num_bytes: *mut usize, message: Message) -> c_int;
+    pub(crate) fn prospect_fused_ready(device_idx: c_int, message: Message) -> c_int;
+
     pub(crate) fn prospect_cuda_driver_devices(out: *mut c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_device_name(device_idx: c_int, out: *mut c_char, size: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_device_memory(device_idx: c_int, out: *mut usize, message: Message) -> c_int;

@@ -1,5 +1,6 @@
 //! What the training engine needs of libtorch and tch does not offer: c10d process groups,
-//! vector-Jacobian products, packed attention, the fused AdamW, memory counters and device clocks.
+//! vector-Jacobian products, packed attention, the fused work of a block, the fused AdamW, memory
+//! counters and device clocks.
 //!
 //! This is the only crate with unsafe code. Everything C++ sits behind a flat C interface that
 //! catches every exception, arguments are checked before they cross it, and what comes back is
@@ -12,6 +13,7 @@ mod cuda;
 mod error;
 mod event;
 mod ffi;
+mod fused;
 mod memory;
 mod optimizer;
 mod process_group;
@@ -27,6 +29,11 @@ pub use cuda::{
 };
 pub use error::{LibtorchError, Result};
 pub use event::CudaEvent;
+pub use fused::{
+    HeadTile, Intermediates, Linear, RmsNorm, add_norm_linear, compile_cuda_kernels,
+    cuda_kernels_ready, head_tile_gradient, head_tile_visit, norm_linear, rms_norm, rotary,
+    swiglu_linear,
+};
 pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};
 pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};

@@ -1,7 +1,10 @@
 //! One block of the chain: attention and gated MLP, both behind a norm and a residual sum. Shapes:
-//! t tokens, h hidden, n heads, d head width. Every operation has a derivative.
+//! T tokens, H hidden, D head width. Every operation has a derivative.
 
-use tch::{Kind, TchError, Tensor};
+use prospect_libtorch::{
+    Intermediates, Linear, RmsNorm, add_norm_linear, norm_linear, rms_norm, swiglu_linear,
+};
+use tch::{TchError, Tensor};
 
 use crate::config::ModelConfig;
 use crate::error::{ModelError, TorchContext};
@@ -18,6 +21,8 @@ pub(crate) struct Block<'a> {
     pub(crate) config: &'a ModelConfig,
     pub(crate) slots: &'a BlockSlots,
     pub(crate) parameters: &'a [NamedParameter],
+    /// Whether norms and the gated product are saved for the backward pass.
+    pub(crate) intermediates: Intermediates,
 }
 
 impl Block<'_> {
@@ -28,35 +33,50 @@ impl Block<'_> {
         rotary: &RotaryTables,
         attend: &mut Attend<'_>,
     ) -> Result<Tensor, ModelError> {
-        let (query, key, value) =
-            self.project(hidden_th, rotary).action("project queries, keys and values")?;
+        let [query, key, value] = self.project(hidden_th, rotary)?;
         let mixed_tnd = attend(&query, &key, &value)?;
-        self.finish(hidden_th, &mixed_tnd).action("run the second half of a block")
+        drop([query, key, value]);
+        self.finish(hidden_th, &mixed_tnd)
     }
 
     fn project(
         &self,
         hidden_th: &Tensor,
         rotary: &RotaryTables,
-    ) -> Result<(Tensor, Tensor, Tensor), TchError> {
-        let normed = self.norm(hidden_th, self.slots.input_norm)?;
-        let mut query = self.heads(&self.linear(&normed, self.slots.query)?)?;
-        let mut key = self.heads(&self.linear(&normed, self.slots.key)?)?;
-        let value = self.heads(&self.linear(&normed, self.slots.value)?)?;
+    ) -> Result<[Tensor; 3], ModelError> {
+        let linears = [self.slots.query, self.slots.key, self.slots.value];
+        let projected = norm_linear(
+            hidden_th,
+            self.norm(self.slots.input_norm),
+            linears.map(|slots| self.linear(slots)),
+            self.intermediates,
+        )?;
+        let [mut query, mut key, value] = projected;
+        let heads = |flat: &Tensor| self.heads(flat).action("split queries, keys and values");
+        (query, key) = (heads(&query)?, heads(&key)?);
         if let Some((query_norm, key_norm)) = self.slots.qk_norms {
-            query = self.norm(&query, query_norm)?;
-            key = self.norm(&key, key_norm)?;
+            query = rms_norm(&query, self.norm(query_norm))?;
+            key = rms_norm(&key, self.norm(key_norm))?;
         }
-        Ok((rotary.apply(&query)?, rotary.apply(&key)?, value))
+        let [query, key] = rotary.apply([&query, &key])?;
+        Ok([query, key, heads(&value)?])
     }
 
-    fn finish(&self, hidden_th: &Tensor, mixed_tnd: &Tensor) -> Result<Tensor, TchError> {
-        let mixed = mixed_tnd.f_reshape([-1, self.config.num_heads * self.config.head_dim])?;
-        let hidden_th = hidden_th.f_add(&self.linear(&mixed, self.slots.output)?)?;
-        let normed = self.norm(&hidden_th, self.slots.post_attention_norm)?;
-        let gate = self.linear(&normed, self.slots.gate)?.f_silu()?;
-        let up = self.linear(&normed, self.slots.up)?;
-        hidden_th.f_add(&self.linear(&gate.f_mul(&up)?, self.slots.down)?)
+    fn finish(&self, hidden_th: &Tensor, mixed_tnd: &Tensor) -> Result<Tensor, ModelError> {
+        let output = self.linear(self.slots.output);
+        let delta_th = mixed_tnd
+            .f_reshape([-1, self.config.num_heads * self.config.head_dim])
+            .and_then(|mixed| mixed.f_linear(output.weight, output.bias))
+            .action("project the attention's output")?;
+        let linears = [self.slots.gate, self.slots.up];
+        let (hidden_th, [gate, up]) = add_norm_linear(
+            [hidden_th, &delta_th],
+            self.norm(self.slots.post_attention_norm),
+            linears.map(|slots| self.linear(slots)),
+            self.intermediates,
+        )?;
+        let down = self.linear(self.slots.down);
+        Ok(swiglu_linear([&gate, &up], down, &hidden_th, self.intermediates)?)
     }
 
     /// `[T, heads * D]` as `[T, heads, D]`.
@@ -64,23 +84,12 @@ impl Block<'_> {
         flat.f_view([flat.size()[0], -1, self.config.head_dim])
     }
 
-    fn linear(&self, input: &Tensor, slots: LinearSlots) -> Result<Tensor, TchError> {
+    fn linear(&self, slots: LinearSlots) -> Linear<'_> {
         let bias = slots.bias.map(|slot| &self.parameters[slot].tensor);
-        input.f_linear(&self.parameters[slots.weight].tensor, bias)
+        Linear { weight: &self.parameters[slots.weight].tensor, bias }
     }
 
-    fn norm(&self, input: &Tensor, slot: usize) -> Result<Tensor, TchError> {
-        rms_norm(input, &self.parameters[slot].tensor, self.config.rms_norm_eps)
+    fn norm(&self, slot: usize) -> RmsNorm<'_> {
+        RmsNorm { weight: &self.parameters[slot].tensor, eps: self.config.rms_norm_eps }
     }
-}
-
-/// Root-mean-square norm over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467):
-/// in fp32, cast back, then scaled, as transformers does.
-pub(crate) fn rms_norm(input: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, TchError> {
-    let size = input.size().last().copied().unwrap_or(1);
-    // The norm reads its input once; squaring first would write another tensor of its size.
-    let norm = input.f_norm_scalaropt_dim_dtype(2, [-1], true, Kind::Float)?;
-    let scale = norm.f_square()?.f_div_scalar(size)?.f_add_scalar(eps)?.f_rsqrt()?;
-    // A product of the compute type with fp32 is fp32.
-    input.f_mul(&scale)?.f_to_kind(weight.f_kind()?)?.f_mul(weight)
 }

@@ -18,6 +18,7 @@ pub use error::{ErrorClass, ModelError};
 pub use layout::{Layout, PrefixedKeys, Span};
 pub use load::{ComputeType, LoadOptions, ModelFiles};
 pub use model::{CausalLm, NamedParameter};
+pub use prospect_libtorch::Intermediates;
 pub use rotary::RotaryTables;
 pub use save::SaveType;
 

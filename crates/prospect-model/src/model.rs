@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use prospect_libtorch::{Intermediates, RmsNorm};
 use tch::{Device, Kind, Tensor};
 
-use crate::block::{Attend, Block, rms_norm};
+use crate::block::{Attend, Block};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, TorchContext};
 use crate::layout::Layout;
@@ -127,7 +128,8 @@ impl CausalLm {
             .action("look up the embeddings of token ids")
     }
 
-    /// Hidden states `[T, H]` through block `idx`, from 0.
+    /// Hidden states `[T, H]` through block `idx`, from 0. `intermediates` says what becomes of
+    /// norms and gated products; results of matrix products and of attention are saved anyway.
     ///
     /// # Errors
     /// An index that is no block's; libtorch's, for instance if the layout has another T.
@@ -136,9 +138,11 @@ impl CausalLm {
         idx: usize,
         hidden_th: &Tensor,
         layout: &Layout,
+        intermediates: Intermediates,
     ) -> Result<Tensor, ModelError> {
         let scale = self.attention_scale();
-        self.block_with(idx, hidden_th, &layout.rotary, &mut |query, key, value| {
+        let block = self.block_at(idx, intermediates)?;
+        block.forward(hidden_th, &layout.rotary, &mut |query, key, value| {
             layout.attend((query, key, value), scale)
         })
     }
@@ -155,13 +159,16 @@ impl CausalLm {
         rotary: &RotaryTables,
         attend: &mut Attend<'_>,
     ) -> Result<Tensor, ModelError> {
+        self.block_at(idx, Intermediates::Saved)?.forward(hidden_th, rotary, attend)
+    }
+
+    fn block_at(&self, idx: usize, intermediates: Intermediates) -> Result<Block<'_>, ModelError> {
         if idx >= self.config.num_layers {
             let expected = format!("the model has {} blocks", self.config.num_layers);
             return Err(ModelError::argument("block", idx, expected));
         }
         let parameters = &self.segments[idx + 1];
-        let block = Block { config: &self.config, slots: &self.slots, parameters };
-        block.forward(hidden_th, rotary, attend)
+        Ok(Block { config: &self.config, slots: &self.slots, parameters, intermediates })
     }
 
     /// The norm at the end of the chain, `[N, H]` to `[N, H]`.
@@ -170,7 +177,8 @@ impl CausalLm {
     /// libtorch's.
     pub fn final_norm(&self, hidden_nh: &Tensor) -> Result<Tensor, ModelError> {
         let weight = &self.segments[self.config.num_layers + 1][0].tensor;
-        rms_norm(hidden_nh, weight, self.config.rms_norm_eps).action("apply the final norm")
+        let norm = RmsNorm { weight, eps: self.config.rms_norm_eps };
+        Ok(prospect_libtorch::rms_norm(hidden_nh, norm)?)
     }
 
     /// The head's weight, `[V, H]`, sharing storage with the model; the embedding if they are tied.
@@ -191,7 +199,7 @@ impl CausalLm {
     ) -> Result<Tensor, ModelError> {
         let mut hidden_th = self.embed(token_ids_t)?;
         for idx in 0..self.config.num_layers {
-            hidden_th = self.block(idx, &hidden_th, layout)?;
+            hidden_th = self.block(idx, &hidden_th, layout, Intermediates::Saved)?;
         }
         self.logits(&self.final_norm(&hidden_th)?)
     }

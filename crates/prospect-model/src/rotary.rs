@@ -9,10 +9,10 @@ use crate::error::{ModelError, TorchContext};
 /// Cosines and sines of some positions, in the compute type.
 #[derive(Debug)]
 pub struct RotaryTables {
-    /// `[T, 1, D]`: the cosines of both halves.
+    /// `[T, D/2]`
     cos: Tensor,
-    /// `[T, 1, D]`: the sines of both halves, negated in the first.
-    signed_sin: Tensor,
+    /// `[T, D/2]`
+    sin: Tensor,
 }
 
 impl RotaryTables {
@@ -22,19 +22,13 @@ impl RotaryTables {
         positions_t: &Tensor,
         kind: Kind,
     ) -> Result<Self, tch::TchError> {
-        let angles = positions_t.f_to_kind(Kind::Float)?.f_outer(frequencies)?.f_unsqueeze(1)?;
-        let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
-        Ok(Self {
-            cos: Tensor::f_cat(&[&cos, &cos], -1)?.f_to_kind(kind)?,
-            signed_sin: Tensor::f_cat(&[&sin.f_neg()?, &sin], -1)?.f_to_kind(kind)?,
-        })
+        let angles = positions_t.f_to_kind(Kind::Float)?.f_outer(frequencies)?;
+        Ok(Self { cos: angles.f_cos()?.f_to_kind(kind)?, sin: angles.f_sin()?.f_to_kind(kind)? })
     }
 
-    /// Turns queries or keys, `[T, heads, D]`.
-    pub(crate) fn apply(&self, heads_thd: &Tensor) -> Result<Tensor, tch::TchError> {
-        let half = heads_thd.size().last().copied().unwrap_or_default() / 2;
-        let swapped = heads_thd.f_roll(half, -1)?;
-        heads_thd.f_mul(&self.cos)?.f_addcmul(&swapped, &self.signed_sin)
+    /// Turns queries `[T, heads, D]` and keys `[T, kv_heads, D]`.
+    pub(crate) fn apply(&self, heads_thd: [&Tensor; 2]) -> Result<[Tensor; 2], ModelError> {
+        Ok(prospect_libtorch::rotary(heads_thd, [&self.cos, &self.sin])?)
     }
 }
 

@@ -4,7 +4,9 @@ use prospect_libtorch::{KeepGraph, vjp};
 use tch::{Device, Kind, Tensor};
 
 use crate::testing::{FIXTURES, FP32, expected, fixture, load, packed, relative_difference};
-use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError, ModelFiles, Span};
+use crate::{
+    CausalLm, ComputeType, Family, Intermediates, LoadOptions, ModelError, ModelFiles, Span,
+};
 
 /// Tolerance on logits and gradients in fp32, relative to the largest number.
 const TOLERANCE: f64 = 1e-5;
@@ -264,7 +266,10 @@ fn calls_that_make_no_sense_are_refused() {
     );
     let layout = model.layout(&[1]).unwrap();
     let hidden_th = model.embed(&Tensor::from_slice(&[1_i64])).unwrap();
-    check_refused(model.block(2, &hidden_th, &layout), "block is 2, but the model has 2 blocks");
+    check_refused(
+        model.block(2, &hidden_th, &layout, Intermediates::Saved),
+        "block is 2, but the model has 2 blocks",
+    );
     check_refused(
         model.embed(&Tensor::from_slice(&[128_i64])),
         "libtorch failed to look up the embeddings of token ids: Internal torch error: index out of range in self",

@@ -1,25 +1,34 @@
 //! The head, in tiles: the matrix of all logits never exists.
 //!
-//! The first visit gives each completion token's log-probability and keeps its normaliser. Once
-//! the loss's derivative per sequence is known, the second visit computes each tile of logits
-//! again and turns it into gradients without a graph: with `p = exp(logit − normaliser)`, the
-//! derivative of a token's log-probability with respect to its logits is `onehot − p`.
-//! Logits that fit into one tile are kept between the visits.
+//! A tile is a range of completion tokens (rows) and a range of the vocabulary. The first visit
+//! keeps a running maximum and sum of exponentials a row, which give each completion token's
+//! log-probability and its normaliser. Once the loss's derivative per sequence is known, the second
+//! visit computes each tile again and turns it into gradients without a graph: with
+//! `p = exp(logit − normaliser)`, the derivative of a token's log-probability with respect to its
+//! logits is `onehot − p`. Logits that fit into one tile are kept between the visits.
 //!
-//! Shape suffixes: n completion tokens, v vocabulary, h hidden width.
+//! Products of bf16 matrices have their sums and results in fp32: on CUDA by the kernel's choice,
+//! on a CPU with fp32 copies of a tile's operands, which without matrix units for bf16 is also
+//! faster.
+//!
+//! Shape suffixes: n completion tokens, v vocabulary, c tokens of a tile, h hidden width.
 
 #[cfg(test)]
 mod tests;
 
+use prospect_libtorch::{HeadTile, head_tile_gradient, head_tile_visit};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainError;
 
-/// Most bytes of fp32 logits that exist at a time.
+/// Most bytes of fp32 logits that exist at a time on a CPU.
 pub(crate) const TILE_BYTES: i64 = 32 << 20;
 
-/// Most completion tokens whose gradient is computed together: more would make tiles so narrow
-/// that the products become slow.
+/// How many times as large tiles are on CUDA, where small products leave units idle.
+const CUDA_FACTOR: i64 = 8;
+
+/// Most completion tokens in a tile: more would make tiles so narrow that the products become
+/// slow.
 const MAX_ROWS: i64 = 4096;
 
 /// What the first visit leaves.
@@ -28,8 +37,7 @@ pub(crate) struct HeadVisit {
     pub(crate) log_probs_n: Tensor,
     /// f32 `[N]`: log of the sum of the exponentials of all logits.
     normalizers_n: Tensor,
-    /// f32 `[N, V]`: log-probabilities of all tokens, where one tile holds them and the caller
-    /// comes again.
+    /// f32 `[N, V]`: all logits, where one tile holds them and the caller comes again.
     kept_nv: Option<Tensor>,
 }
 
@@ -73,137 +81,149 @@ pub(crate) fn log_probs(
     tile_bytes: i64,
 ) -> Result<HeadVisit, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let (num_rows, vocab_size) = (hidden_nh.size2()?.0, weight_vh.size2()?.0);
-    let rows_per_tile = (tile_bytes / (4 * vocab_size)).clamp(1, num_rows.max(1));
-    let weight_hv = weight_vh.f_tr()?;
-    let (mut log_probs, mut normalizers) = (Vec::new(), Vec::new());
+    let tiling = Tiling::new(hidden_nh, weight_vh, tile_bytes)?;
+    let hidden_nh = operand(hidden_nh)?;
+    let row =
+        |value: f64| Tensor::f_full([tiling.num_rows], value, (Kind::Float, hidden_nh.device()));
+    let (maximum_n, sum_n, chosen_n) = (row(f64::NEG_INFINITY)?, row(0.0)?, row(0.0)?);
     let mut kept_nv = None;
-    for start in (0..num_rows).step_by(rows_per_tile as usize) {
-        let length = rows_per_tile.min(num_rows - start);
-        let logits_nv = product(&hidden_nh.f_narrow(0, start, length)?, &weight_hv)?;
-        let index_n1 = targets_n.f_narrow(0, start, length)?.f_unsqueeze(1)?;
-        let chosen_n = logits_nv.f_gather(1, &index_n1, false)?.f_squeeze_dim(1)?;
-        let all_nv = logits_nv.f_log_softmax(1, Kind::Float)?;
-        let log_probs_n = all_nv.f_gather(1, &index_n1, false)?.f_squeeze_dim(1)?;
-        normalizers.push(chosen_n.f_sub(&log_probs_n)?);
-        log_probs.push(log_probs_n);
-        kept_nv = (visits == Visits::Twice && length == num_rows).then_some(all_nv);
+    for rows in tiling.rows() {
+        let hidden_nh = rows.of(&hidden_nh)?;
+        for tokens in tiling.tokens() {
+            let weight_ch = operand(&tokens.of(weight_vh)?)?;
+            let logits_nc = product(&hidden_nh, &weight_ch.f_tr()?)?;
+            let tile = HeadTile {
+                logits: &logits_nc,
+                targets: &rows.of(targets_n)?,
+                first_token: tokens.start,
+            };
+            head_tile_visit(tile, &rows.of(&maximum_n)?, &rows.of(&sum_n)?, &rows.of(&chosen_n)?)?;
+            if visits == Visits::Twice && tiling.is_one() {
+                kept_nv = Some(logits_nc);
+            }
+        }
     }
+    let log_n = sum_n.f_log()?;
     Ok(HeadVisit {
-        log_probs_n: Tensor::f_cat(&log_probs, 0)?,
-        normalizers_n: Tensor::f_cat(&normalizers, 0)?,
+        log_probs_n: chosen_n.f_sub(&maximum_n)?.f_sub(&log_n)?,
+        normalizers_n: maximum_n.f_add(&log_n)?,
         kept_nv,
     })
 }
 
 /// Second visit: returns the gradient of the hidden states, f32 `[N, H]`, and adds that of the
-/// weight. Tiles go along the vocabulary, so that each part of the weight's gradient, which is
-/// far larger than the hidden states', is written once.
+/// weight. Each tile of logits is computed once for both.
 pub(crate) fn gradient(
     hidden_nh: &Tensor,
     weight_vh: &Tensor,
     targets_n: &Tensor,
-    visit: HeadVisit,
+    mut visit: HeadVisit,
     gradient: &HeadGradient<'_>,
 ) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let (num_rows, width) = hidden_nh.size2()?;
-    let vocab_size = weight_vh.size2()?.0;
-    let hidden_gradient_nh = Tensor::f_zeros([num_rows, width], (Kind::Float, hidden_nh.device()))?;
-    if let Some(mut probabilities_nv) = visit.kept_nv {
-        let _ = probabilities_nv.f_exp_()?;
-        let tile =
-            Tile { weight_vh, first_token: 0, weight_gradient_vh: gradient.weight_gradient_vh };
-        tile.add(
-            hidden_nh,
-            targets_n,
-            probabilities_nv,
-            gradient.coefficients_n,
-            &hidden_gradient_nh,
-        )?;
-        return Ok(hidden_gradient_nh);
-    }
-    for start in (0..num_rows).step_by(MAX_ROWS as usize) {
-        let length = MAX_ROWS.min(num_rows - start);
-        let rows = |tensor: &Tensor| tensor.f_narrow(0, start, length);
-        let (hidden_nh, targets_n) = (rows(hidden_nh)?, rows(targets_n)?);
-        let normalizers_n1 = rows(&visit.normalizers_n)?.f_unsqueeze(1)?;
-        let tokens_per_tile = (gradient.tile_bytes / (4 * length)).clamp(1, vocab_size);
-        for first_token in (0..vocab_size).step_by(tokens_per_tile as usize) {
-            let num_tokens = tokens_per_tile.min(vocab_size - first_token);
-            let tokens = |tensor: &Tensor| tensor.f_narrow(0, first_token, num_tokens);
-            let weight_vh = tokens(weight_vh)?;
-            let weight_gradient_vh = tokens(gradient.weight_gradient_vh)?;
-            let mut probabilities_nv = product(&hidden_nh, &weight_vh.f_tr()?)?;
-            let _ = probabilities_nv.f_sub_(&normalizers_n1)?.f_exp_()?;
-            let tile = Tile {
-                weight_vh: &weight_vh,
-                first_token,
-                weight_gradient_vh: &weight_gradient_vh,
+    let tiling = Tiling::new(hidden_nh, weight_vh, gradient.tile_bytes)?;
+    let hidden_nh = operand(hidden_nh)?;
+    let hidden_gradient_nh = Tensor::f_zeros(hidden_nh.size(), (Kind::Float, hidden_nh.device()))?;
+    for rows in tiling.rows() {
+        let hidden_nh = rows.of(&hidden_nh)?;
+        for tokens in tiling.tokens() {
+            let weight_ch = operand(&tokens.of(weight_vh)?)?;
+            let logits_nc = match visit.kept_nv.take() {
+                Some(kept_nv) => kept_nv,
+                None => product(&hidden_nh, &weight_ch.f_tr()?)?,
             };
-            tile.add(
-                &hidden_nh,
-                &targets_n,
-                probabilities_nv,
-                &rows(gradient.coefficients_n)?,
-                &rows(&hidden_gradient_nh)?,
-            )?;
+            let tile = HeadTile {
+                logits: &logits_nc,
+                targets: &rows.of(targets_n)?,
+                first_token: tokens.start,
+            };
+            let (normalizers_n, coefficients_n) =
+                (rows.of(&visit.normalizers_n)?, rows.of(gradient.coefficients_n)?);
+            let gradient_nc =
+                head_tile_gradient(tile, &normalizers_n, &coefficients_n, &hidden_nh)?;
+            drop(logits_nc);
+            add_product(rows.of(&hidden_gradient_nh)?, &gradient_nc, &weight_ch)?;
+            let weight_gradient_ch = tokens.of(gradient.weight_gradient_vh)?;
+            add_product(weight_gradient_ch, &gradient_nc.f_tr()?, &hidden_nh)?;
         }
     }
     Ok(hidden_gradient_nh)
 }
 
-/// A range of the vocabulary: its weights and their gradient.
-struct Tile<'a> {
-    weight_vh: &'a Tensor,
-    first_token: i64,
-    weight_gradient_vh: &'a Tensor,
+/// How rows and vocabulary are cut.
+struct Tiling {
+    num_rows: i64,
+    vocab_size: i64,
+    rows_per_tile: i64,
+    tokens_per_tile: i64,
 }
 
-impl Tile<'_> {
-    /// Adds this range's part of both gradients.
-    fn add(
-        &self,
-        hidden_nh: &Tensor,
-        targets_n: &Tensor,
-        mut probabilities_nv: Tensor,
-        coefficients_n: &Tensor,
-        hidden_gradient_nh: &Tensor,
-    ) -> Result<(), TrainError> {
-        let num_tokens = self.weight_vh.size2()?.0;
-        let index_n = targets_n.f_sub_scalar(self.first_token)?;
-        let inside_n = index_n.f_ge(0_i64)?.f_logical_and(&index_n.f_lt(num_tokens)?)?;
-        let index_n1 = index_n.f_clamp(0_i64, num_tokens - 1)?.f_unsqueeze(1)?;
-        let chosen_n1 = coefficients_n
-            .f_where_self(&inside_n, &coefficients_n.f_zeros_like()?)?
-            .f_unsqueeze(1)?;
-        let _ = probabilities_nv.f_mul_(&coefficients_n.f_neg()?.f_unsqueeze(1)?)?;
-        // One index a row, so the order of additions does not matter.
-        let _ = probabilities_nv.f_scatter_add_(1, &index_n1, &chosen_n1)?;
-        let gradient_nv = probabilities_nv;
-        add_product(hidden_gradient_nh, &gradient_nv, self.weight_vh)?;
-        add_product(self.weight_gradient_vh, &gradient_nv.f_tr()?, hidden_nh)
+/// A range of the first dimension.
+#[derive(Clone, Copy)]
+struct Range {
+    start: i64,
+    length: i64,
+}
+
+// === impl Tiling ===
+
+impl Tiling {
+    fn new(hidden_nh: &Tensor, weight_vh: &Tensor, tile_bytes: i64) -> Result<Self, TrainError> {
+        let (num_rows, vocab_size) = (hidden_nh.size2()?.0, weight_vh.size2()?.0);
+        let factor = if hidden_nh.device().is_cuda() { CUDA_FACTOR } else { 1 };
+        let numbers = tile_bytes * factor / 4;
+        let rows_per_tile = num_rows.min(MAX_ROWS).min(numbers).max(1);
+        let tokens_per_tile = (numbers / rows_per_tile).clamp(1, vocab_size);
+        Ok(Self { num_rows, vocab_size, rows_per_tile, tokens_per_tile })
+    }
+
+    fn is_one(&self) -> bool {
+        self.rows_per_tile >= self.num_rows && self.tokens_per_tile >= self.vocab_size
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Range> + use<> {
+        ranges(self.num_rows, self.rows_per_tile)
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = Range> + use<> {
+        ranges(self.vocab_size, self.tokens_per_tile)
     }
 }
 
-/// A matrix product with its result in f32. On CUDA sums stay in f32 throughout; on CPU a
-/// product of bf16 matrices is rounded to bf16 once, at its end.
-fn product(left: &Tensor, right: &Tensor) -> Result<Tensor, TrainError> {
-    let half = left.f_kind()? != Kind::Float;
-    Ok(match left.device() {
-        Device::Cuda(_) if half => left.f_mm_dtype(right, Kind::Float)?,
-        _ => left.f_mm(right)?.f_to_kind(Kind::Float)?,
+// === impl Range ===
+
+impl Range {
+    fn of(self, tensor: &Tensor) -> Result<Tensor, TrainError> {
+        Ok(tensor.f_narrow(0, self.start, self.length)?)
+    }
+}
+
+fn ranges(total: i64, step: i64) -> impl Iterator<Item = Range> {
+    let starts = (0..total).step_by(usize::try_from(step).expect("a tile has a row and a token"));
+    starts.map(move |start| Range { start, length: step.min(total - start) })
+}
+
+/// A matrix in the type that products take: fp32 on a CPU.
+fn operand(matrix: &Tensor) -> Result<Tensor, TrainError> {
+    Ok(match matrix.device() {
+        Device::Cuda(_) => matrix.shallow_clone(),
+        _ => matrix.f_to_kind(Kind::Float)?,
     })
 }
 
-/// Adds `left @ right` to `sum` (f32); `left` is f32 and is rounded to the type of `right`.
-fn add_product(sum: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), TrainError> {
-    let mut sum = sum.shallow_clone();
-    let kind = right.f_kind()?;
-    if kind == Kind::Float {
-        let _ = sum.f_addmm_(left, right)?;
-    } else {
-        let _ = sum.f_add_(&product(&left.f_to_kind(kind)?, right)?)?;
-    }
+/// A matrix product with its result in f32.
+fn product(left: &Tensor, right: &Tensor) -> Result<Tensor, TrainError> {
+    Ok(match left.f_kind()? {
+        Kind::Float => left.f_mm(right)?,
+        _ => left.f_mm_dtype(right, Kind::Float)?,
+    })
+}
+
+/// Adds `left @ right` to `sum` (f32).
+fn add_product(mut sum: Tensor, left: &Tensor, right: &Tensor) -> Result<(), TrainError> {
+    let _ = match left.f_kind()? {
+        Kind::Float => sum.f_addmm_(left, right)?,
+        _ => sum.f_add_(&product(left, right)?)?,
+    };
     Ok(())
 }

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use prospect_core::Sequence;
+use prospect_model::Intermediates;
 use prospect_shape::PassCost;
 use tch::Tensor;
 
@@ -52,7 +53,7 @@ fn score_batch(chain: &Chain<'_>, batch: &PackedBatch) -> Result<Tensor, TrainEr
     let num_layers = chain.model.config().num_layers;
     for idx in 0..num_layers {
         hidden_th = chain.visit(idx + 1, Some(idx + 2), |model| {
-            Ok(model.block(idx, &hidden_th, &batch.layout)?)
+            Ok(model.block(idx, &hidden_th, &batch.layout, Intermediates::Saved)?)
         })?;
     }
     let final_nh = hidden_th.f_index_select(0, &batch.positions_n)?;

@@ -6,7 +6,7 @@
 
 use prospect_core::{Recompute, Sequence};
 use prospect_libtorch::{KeepGraph, vjp};
-use prospect_model::CausalLm;
+use prospect_model::{CausalLm, Intermediates};
 use tch::{Device, Kind, Tensor};
 
 use super::Chain;
@@ -19,6 +19,7 @@ use crate::reduction::Reduction;
 /// A forward pass that waits for its coefficients.
 pub(crate) struct ForwardPass {
     batch: PackedBatch,
+    intermediates: Intermediates,
     /// `[T, H]` per block: leaves.
     inputs_th: Vec<Tensor>,
     /// `[T, H]` per block with its graph; empty when blocks are computed again.
@@ -41,6 +42,10 @@ impl ForwardPass {
     ) -> Result<Self, TrainError> {
         let num_layers = chain.model.config().num_layers;
         let batch = PackedBatch::new(chain.model, sequences)?;
+        let intermediates = match recompute {
+            Recompute::Selective => Intermediates::ComputedAgain,
+            Recompute::None | Recompute::Blocks => Intermediates::Saved,
+        };
         let mut hidden_th = chain.visit(0, Some(1), |model| {
             let _no_grad = tch::no_grad_guard();
             leaf(&model.embed(&batch.token_ids_t)?)
@@ -49,7 +54,7 @@ impl ForwardPass {
         for idx in 0..num_layers {
             let output_th = chain.visit(idx + 1, Some(idx + 2), |model| {
                 let _no_grad = (recompute == Recompute::Blocks).then(tch::no_grad_guard);
-                Ok(model.block(idx, &hidden_th, &batch.layout)?)
+                Ok(model.block(idx, &hidden_th, &batch.layout, intermediates)?)
             })?;
             let next_th = leaf(&output_th)?;
             inputs_th.push(std::mem::replace(&mut hidden_th, next_th));
@@ -67,7 +72,16 @@ impl ForwardPass {
             Ok((normed_nh, head))
         })?;
         let log_probs_s = batch.sum_per_sequence(&head.log_probs_n)?;
-        Ok(Self { batch, inputs_th, outputs_th, final_nh, normed_nh, head, log_probs_s })
+        Ok(Self {
+            batch,
+            intermediates,
+            inputs_th,
+            outputs_th,
+            final_nh,
+            normed_nh,
+            head,
+            log_probs_s,
+        })
     }
 
     /// Adds the gradients of all parameters for these derivatives `[S]` of the loss with respect to
@@ -98,7 +112,7 @@ impl ForwardPass {
             gradient_th = chain.visit(idx + 1, next, |model| {
                 let output_th = match output_th {
                     Some(output_th) => output_th,
-                    None => model.block(idx, &input_th, &self.batch.layout)?,
+                    None => model.block(idx, &input_th, &self.batch.layout, self.intermediates)?,
                 };
                 segment_vjp(parameters, idx + 1, output_th, input_th, gradient_th)
             })?;

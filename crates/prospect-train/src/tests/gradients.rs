@@ -114,10 +114,12 @@ fn kto_equals_autograd_with_tied_and_untied_heads() {
 }
 
 #[test]
-fn kto_equals_autograd_with_blocks_computed_again() {
-    let mut config = config("qwen2", "llama2");
-    config.train.recompute = Recompute::Blocks;
-    check(config, 24);
+fn kto_equals_autograd_with_work_computed_again() {
+    for recompute in [Recompute::Blocks, Recompute::Selective] {
+        let mut config = config("qwen2", "llama2");
+        config.train.recompute = recompute;
+        check(config, 24);
+    }
 }
 
 #[test]
@@ -138,7 +140,9 @@ fn recomputation_changes_no_bit() {
             (loss.to_bits(), report.grad_norm.to_bits(), trainer.digest().unwrap())
         })
     };
-    assert_eq!(run(Recompute::None), run(Recompute::Blocks));
+    let saved = run(Recompute::None);
+    assert_eq!(saved, run(Recompute::Blocks));
+    assert_eq!(saved, run(Recompute::Selective));
 }
 
 #[test]

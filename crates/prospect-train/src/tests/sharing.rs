@@ -202,8 +202,8 @@ fn flops_count_a_prompt_once() {
     };
     let shared = sums(config("smollm2", "llama2")).flops;
     let part = shard(1, 1000, (0, 1)).parts.remove(0);
-    let costs = ["smollm2", "llama2"]
-        .map(|name| prospect_shape::PassCost::new(load(name, FP32).config()));
+    let costs =
+        ["smollm2", "llama2"].map(|name| prospect_shape::PassCost::new(load(name, FP32).config()));
     let [policy, reference] = &costs;
     let targets = part.targets.iter().map(|target| &target.sequence);
     let trained: f64 = targets.map(|s| policy.trained(s) + reference.scored(s)).sum();
