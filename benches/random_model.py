@@ -19,6 +19,11 @@ LLAMA_3_ROPE = {
 }
 # Shapes as in the models' own config.json.
 SHAPES = {
+    "tiny": dict(
+        model_type="llama", vocab_size=1024, hidden_size=128, intermediate_size=352, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        rope_theta=10000.0, max_position_embeddings=2048,
+    ),
     "small": dict(
         model_type="llama", vocab_size=4096, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
         num_attention_heads=8, num_key_value_heads=4, head_dim=64, tie_word_embeddings=True, rms_norm_eps=1e-5,
