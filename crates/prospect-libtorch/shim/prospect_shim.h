@@ -132,6 +132,12 @@ int prospect_varlen_sdpa(
     at::Tensor** out,
     char** message);
 
+// Frees the memory under a tensor and all that share its storage.
+int prospect_storage_release(const at::Tensor* tensor, char** message);
+// Allocates it again, with arbitrary contents, for a tensor that spans its storage.
+int prospect_storage_restore(const at::Tensor* tensor, char** message);
+int prospect_storage_bytes(const at::Tensor* tensor, uint64_t* out, char** message);
+
 // The number of devices the NVIDIA driver offers; 0 when there is no driver. A driver that is
 // installed and cannot be started is PROSPECT_UNAVAILABLE.
 int prospect_cuda_driver_devices(int* out, char** message);

@@ -94,6 +94,10 @@ unsafe extern "C" {
     pub(crate) fn prospect_varlen_flash(q: TensorPtr, k: TensorPtr, v: TensorPtr, cu_seqlens: TensorPtr, max_seqlen: i64, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
     pub(crate) fn prospect_varlen_sdpa(q: TensorPtr, k: TensorPtr, v: TensorPtr, lengths: *const i64, num_sequences: usize, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
 
+    pub(crate) fn prospect_storage_release(tensor: TensorPtr, message: Message) -> c_int;
+    pub(crate) fn prospect_storage_restore(tensor: TensorPtr, message: Message) -> c_int;
+    pub(crate) fn prospect_storage_bytes(tensor: TensorPtr, out: *mut u64, message: Message) -> c_int;
+
     pub(crate) fn prospect_cuda_driver_devices(out: *mut c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_device_name(device_idx: c_int, out: *mut c_char, size: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_synchronize(device_idx: c_int, message: Message) -> c_int;

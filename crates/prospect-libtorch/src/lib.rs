@@ -15,6 +15,7 @@ mod ffi;
 mod memory;
 mod optimizer;
 mod process_group;
+mod storage;
 mod store;
 
 pub use attention::varlen_attention;
@@ -25,6 +26,7 @@ pub use event::CudaEvent;
 pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};
 pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};
+pub use storage::{release_storage, restore_storage, storage_bytes};
 pub use store::TcpStore;
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use block::Attend;
 pub use config::{Family, Llama3Scaling, ModelConfig, RopeConfig};
 pub use error::{ErrorClass, ModelError};
 pub use layout::Layout;
-pub use load::{ComputeType, LoadOptions};
+pub use load::{ComputeType, LoadOptions, ModelFiles};
 pub use model::{CausalLm, NamedParameter};
 pub use rotary::RotaryTables;
 pub use save::SaveType;

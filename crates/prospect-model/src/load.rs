@@ -54,6 +54,55 @@ impl From<Dtype> for ComputeType {
     }
 }
 
+/// The files of a model directory, checked against its configuration. Weights are memory-mapped
+/// and read where they are asked for.
+pub struct ModelFiles {
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    specs: Vec<Vec<ParameterSpec>>,
+}
+
+// === impl ModelFiles ===
+
+impl ModelFiles {
+    /// Opens `config.json` and the safetensors of a Hugging Face directory. Every parameter is there
+    /// with its shape and a type that can be computed from, and nothing else is.
+    ///
+    /// # Errors
+    /// A [`ModelError`] that names the file and the key or the tensor: absent, unknown, of the
+    /// wrong shape or type, or not supported.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let config = ModelConfig::read(dir)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let specs = spec::segments(&config);
+        check_names(&config, &checkpoint, &specs)?;
+        for spec in specs.iter().flatten() {
+            let _ = checkpoint.tensor(&spec.name, &spec.shape)?;
+        }
+        Ok(Self { config, checkpoint, specs })
+    }
+
+    /// What `config.json` says.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// A parameter by its checkpoint name, in the shape and type of the file: a view of the mapped
+    /// file, not to be written to.
+    ///
+    /// # Errors
+    /// A name that is no parameter's.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        match self.specs.iter().flatten().find(|spec| spec.name == name) {
+            Some(spec) => self.checkpoint.tensor(name, &spec.shape),
+            None => {
+                let expected = "the configuration has no parameter of that name";
+                Err(ModelError::argument("a parameter's name", format!("{name:?}"), expected))
+            }
+        }
+    }
+}
+
 impl CausalLm {
     /// Loads a model from a Hugging Face directory: `config.json` and its safetensors, which are
     /// memory-mapped while they are copied to the device.
@@ -62,25 +111,56 @@ impl CausalLm {
     /// A [`ModelError`] that names the file and the key or the tensor: absent, unknown, of the
     /// wrong shape or type, or not supported.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
-        let config = ModelConfig::read(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let specs = spec::segments(&config);
-        check_names(&config, &checkpoint, &specs)?;
+        let ModelFiles { config, checkpoint, specs } = ModelFiles::open(dir)?;
         let _no_grad = tch::no_grad_guard();
         let kind = options.compute.kind(options.device);
-        let mut segments = Vec::with_capacity(specs.len());
-        for segment in specs {
-            let parameters = segment
-                .into_iter()
-                .map(|spec| load_parameter(&checkpoint, spec, kind, options.device))
-                .collect::<Result<Vec<_>, _>>()?;
-            segments.push(parameters);
-        }
-        tracing::debug!(dir = %dir.display(), family = config.family.model_type(), ?kind, "model loaded");
+        let model = Self::assemble(dir, config, specs, options, |spec| {
+            let stored: Tensor = checkpoint.tensor(&spec.name, &spec.shape)?;
+            // Always a copy: the parameter outlives the mapped file.
+            stored
+                .f_to_device_(options.device, kind, false, true)
+                .action("copy a parameter to the device")
+        })?;
+        tracing::debug!(dir = %dir.display(), family = model.config.family.model_type(), ?kind, "model loaded");
+        Ok(model)
+    }
+
+    /// A model whose parameters have shape, type and device but no weights: each is a single zero
+    /// that all its elements share, until [`replace_parameters`](Self::replace_parameters) puts
+    /// another tensor there. Only `config.json` is read.
+    ///
+    /// # Errors
+    /// What the configuration is not understood for.
+    pub fn skeleton(dir: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        let config = ModelConfig::read(dir)?;
+        let specs = spec::segments(&config);
+        let kind = options.compute.kind(options.device);
+        Self::assemble(dir, config, specs, options, |spec| {
+            Tensor::f_zeros([1], (kind, options.device))
+                .and_then(|zero| zero.f_expand(spec.shape.as_slice(), false))
+                .action("make a parameter without weights")
+        })
+    }
+
+    fn assemble(
+        dir: &Path,
+        config: ModelConfig,
+        specs: Vec<Vec<ParameterSpec>>,
+        options: &LoadOptions,
+        tensor: impl Fn(&ParameterSpec) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let parameter = |spec: ParameterSpec| {
+            let tensor = tensor(&spec)?;
+            Ok(NamedParameter { name: spec.name, tensor, decay: spec.decay })
+        };
+        let segments = specs
+            .into_iter()
+            .map(|segment| segment.into_iter().map(parameter).collect())
+            .collect::<Result<_, ModelError>>()?;
         Ok(Self {
             source_dir: dir.to_owned(),
             device: options.device,
-            kind,
+            kind: options.compute.kind(options.device),
             slots: spec::block_slots(&config),
             frequencies: rotary::frequencies(&config, options.device)?,
             segments,
@@ -109,17 +189,4 @@ fn check_names(
         return Ok(());
     }
     Err(ModelError::TiedHeadDiffers { path: checkpoint.path_of(HEAD).to_owned() })
-}
-
-fn load_parameter(
-    checkpoint: &Checkpoint,
-    spec: ParameterSpec,
-    kind: Kind,
-    device: Device,
-) -> Result<NamedParameter, ModelError> {
-    let stored: Tensor = checkpoint.tensor(&spec.name, &spec.shape)?;
-    // Always a copy: the parameter outlives the mapped file.
-    let tensor =
-        stored.f_to_device_(device, kind, false, true).action("copy a parameter to the device")?;
-    Ok(NamedParameter { name: spec.name, tensor, decay: spec.decay })
 }

@@ -3,8 +3,8 @@
 use prospect_libtorch::{KeepGraph, vjp};
 use tch::{Device, Kind, Tensor};
 
-use crate::testing::{FIXTURES, expected, fixture, load, packed, relative_difference};
-use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError};
+use crate::testing::{FIXTURES, FP32, expected, fixture, load, packed, relative_difference};
+use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError, ModelFiles};
 
 /// Tolerance on logits and gradients in fp32, relative to the largest number.
 const TOLERANCE: f64 = 1e-5;
@@ -159,6 +159,32 @@ fn replaced_parameters_are_the_ones_that_compute() {
     assert_eq!(model.num_parameters(), count);
 }
 
+#[test]
+fn a_skeleton_has_all_of_a_model_but_its_weights() {
+    for name in ["qwen2", "qwen3"] {
+        let (model, files) = (load(name), ModelFiles::open(&fixture(name)).unwrap());
+        let mut skeleton = CausalLm::skeleton(&fixture(name), &FP32).unwrap();
+        assert_eq!(skeleton.num_parameters(), model.num_parameters());
+        for segment in 0..model.num_segments() {
+            let mut filled = Vec::new();
+            let expected = model.segment_parameters(segment);
+            for (bare, expected) in skeleton.segment_parameters(segment).iter().zip(&expected) {
+                assert_eq!((&bare.name, bare.decay), (&expected.name, expected.decay));
+                assert_eq!(bare.tensor.size(), expected.tensor.size());
+                assert_eq!(prospect_libtorch::storage_bytes(&bare.tensor).unwrap(), 4);
+                let found = files.tensor(&bare.name).unwrap().f_to_kind(Kind::Float).unwrap();
+                assert_eq!(found, expected.tensor, "{}", bare.name);
+                filled.push(found);
+            }
+            skeleton.replace_parameters(segment, filled).unwrap();
+        }
+        let layout = model.layout(&[3]).unwrap();
+        let token_ids_t = Tensor::from_slice(&[5_i64, 6, 7]);
+        let logits_tv = model.forward_logits(&token_ids_t, &layout).unwrap();
+        assert_eq!(skeleton.forward_logits(&token_ids_t, &layout).unwrap(), logits_tv);
+    }
+}
+
 /// Checks the message of a refused call.
 fn check_refused<T: std::fmt::Debug>(result: Result<T, ModelError>, message: &str) {
     assert_eq!(result.unwrap_err().to_string(), message);
@@ -184,6 +210,11 @@ fn calls_that_make_no_sense_are_refused() {
     check_refused(
         model.replace_parameters(0, vec![Tensor::from_slice(&[1_i64])]),
         "the tensor for \"model.embed_tokens.weight\" is [1] of Int64 on Cpu, but the parameter is [128, 32] of Float on Cpu",
+    );
+    let files = ModelFiles::open(&fixture("llama2")).unwrap();
+    check_refused(
+        files.tensor("model.norm.bias"),
+        "a parameter's name is \"model.norm.bias\", but the configuration has no parameter of that name",
     );
     let layout = model.layout(&[1]).unwrap();
     let hidden_th = model.embed(&Tensor::from_slice(&[1_i64])).unwrap();

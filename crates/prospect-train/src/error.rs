@@ -96,6 +96,14 @@ pub enum TrainError {
         /// The steps of rank 0 and of that rank.
         steps: [Step; 2],
     },
+    /// A rank was to go on with a share of the weights that it does not hold.
+    #[error("this is {place}, whose share of weights and optimizer state it does not hold: it holds {}; resume from a checkpoint", placed.as_deref().map_or_else(|| "none".to_owned(), |placed| format!("that of {placed}")))]
+    Shared {
+        /// The rank and the size of the world.
+        place: String,
+        /// Those of the share that it holds.
+        placed: Option<String>,
+    },
     /// A file or directory could not be written or read.
     #[error("cannot {action} {}: {source}", path.display())]
     Storage {
@@ -206,6 +214,7 @@ impl TrainError {
             Self::Tensor(_)
             | Self::Shard { .. }
             | Self::NoWorld
+            | Self::Shared { .. }
             | Self::OutOfTurn { .. }
             | Self::NotPending { .. } => FailureKind::Internal,
         }

@@ -1,6 +1,6 @@
 //! One pass of evaluation: forward only, with the weights as they are.
 
-use prospect_core::{Shard, StepPhase, StepReport};
+use prospect_core::{PhaseSeconds, Shard, StepPhase, StepReport};
 
 use crate::chain::score_batch;
 use crate::clock::{Clock, Phase};
@@ -55,6 +55,7 @@ impl Trainer {
                 tally.add_flops(part_idx, self.policy_cost.scored(&target.sequence));
             }
         }
+        self.policy_chain().idle_until(self.passes.mismatched + self.passes.targets)?;
         let log_probs = readback.read()?;
         clock.lap(Phase::Scoring)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
@@ -66,6 +67,7 @@ impl Trainer {
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));
         }
-        self.report(shard, tally, references.computed, (0.0, clock.read()?))
+        let seconds = PhaseSeconds { gather: self.take_gather_seconds(), ..clock.read()? };
+        self.report(shard, tally, references.computed, (0.0, seconds))
     }
 }

@@ -3,12 +3,12 @@
 
 use std::fmt;
 
-use prospect_core::{Label, ReferencePoint, RowId, Step};
+use prospect_core::{Label, Mode, ReferencePoint, RowId, Step};
 use prospect_libtorch::ProcessGroup;
 use tch::{Device, Kind, Tensor};
 
 use crate::examples::Tally;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, narrowed};
 use crate::{TrainError, Trainer};
 
 /// Where a step stopped because a number was not finite.
@@ -95,7 +95,7 @@ impl Trainer {
         group.check_health()?;
         let ranks: Vec<usize> = (0..flags.len()).filter(|&rank| flags[rank] > 0.0).collect();
         let gradient = match grad_norm {
-            Some(_) if ranks.is_empty() => first_not_finite(&self.parameters)?,
+            Some(_) if ranks.is_empty() => first_not_finite(&self.parameters, group)?,
             _ => None,
         };
         Ok(TrainError::NotFinite(Box::new(NotFinite {
@@ -110,24 +110,36 @@ impl Trainer {
     }
 }
 
-/// The first parameter whose gradient is not finite.
-fn first_not_finite(parameters: &Parameters) -> Result<Option<NotFiniteGradient>, TrainError> {
+/// The first parameter whose gradient is not finite, on whatever ranks it lies.
+fn first_not_finite(
+    parameters: &Parameters,
+    group: &ProcessGroup,
+) -> Result<Option<NotFiniteGradient>, TrainError> {
     let _no_grad = tch::no_grad_guard();
+    let slots = || parameters.segments.iter().flat_map(|segment| &segment.slots);
+    let mut counts = vec![0_i64; slots().count()];
+    let mut first = 0;
     for segment in &parameters.segments {
-        for slot in &segment.slots {
-            let gradient = slot.view(&segment.gradient)?;
-            let num_elements = gradient.numel() as u64;
-            let num_finite = gradient.f_isfinite()?.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64;
-            if num_finite < num_elements {
-                return Ok(Some(NotFiniteGradient {
-                    parameter: slot.name.clone(),
-                    num_not_finite: num_elements - num_finite,
-                    num_elements,
-                }));
-            }
+        let gradient = segment.own_gradient()?;
+        for part in segment.own_parts() {
+            let gradient = narrowed(&gradient, &part.of_shard)?;
+            let num_finite = gradient.f_isfinite()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            counts[first + part.slot_idx] = gradient.numel() as i64 - num_finite;
         }
+        first += segment.slots.len();
     }
-    Ok(None)
+    if parameters.mode != Mode::Replicated {
+        let mut sums = Tensor::f_from_slice(&counts)?.f_to_device(parameters.device())?;
+        group.all_reduce_sum(&mut sums)?.wait()?;
+        counts = Vec::try_from(&sums.f_to_device(Device::Cpu)?)?;
+        group.check_health()?;
+    }
+    let found = slots().zip(counts).find(|(_, count)| *count > 0);
+    Ok(found.map(|(slot, count)| NotFiniteGradient {
+        parameter: slot.name.clone(),
+        num_not_finite: count as u64,
+        num_elements: slot.numel as u64,
+    }))
 }
 
 impl fmt::Display for NotFinite {

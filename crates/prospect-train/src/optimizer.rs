@@ -1,11 +1,12 @@
-//! The update: norm of the global gradient, clipping as `torch.nn.utils.clip_grad_norm_`, AdamW.
+//! The update: norm of the global gradient, clipping as `torch.nn.utils.clip_grad_norm_`, AdamW. In
+//! sharded modes each rank does its shard, and only the norm is worked out together.
 
-use prospect_core::TrainConfig;
-use prospect_libtorch::{AdamWOptions, fused_adamw};
+use prospect_core::{Mode, TrainConfig};
+use prospect_libtorch::{AdamWOptions, ProcessGroup, fused_adamw};
 use tch::{Kind, Tensor};
 
 use crate::TrainError;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Segment};
 
 /// Elements whose squares are added in f32 before f64 takes over.
 const NORM_PIECE: i64 = 1 << 20;
@@ -22,25 +23,36 @@ enum Part {
     Rest,
 }
 
-/// L2 norm of all gradients, an f64 scalar on their device; not finite if any element is not.
-pub(crate) fn gradient_norm(parameters: &Parameters) -> Result<Tensor, TrainError> {
+/// L2 norm of all gradients, an f64 scalar on their device, the same bits on every rank; not finite
+/// if any element is not. Nothing is read from the device.
+pub(crate) fn gradient_norm(
+    parameters: &Parameters,
+    group: &ProcessGroup,
+) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
     let mut norms = Vec::new();
     for segment in &parameters.segments {
-        let length = segment.gradient.size1()?;
+        let gradient = segment.own_gradient()?;
+        let length = gradient.size1()?;
         let whole = length / NORM_PIECE * NORM_PIECE;
         // One operation for all pieces but the last.
-        let pieces = segment.gradient.f_narrow(0, 0, whole)?.f_view([-1, NORM_PIECE])?;
-        let rest = segment.gradient.f_narrow(0, whole, length - whole)?.f_view([1, -1])?;
+        let pieces = gradient.f_narrow(0, 0, whole)?.f_view([-1, NORM_PIECE])?;
+        let rest = gradient.f_narrow(0, whole, length - whole)?.f_view([1, -1])?;
         for pieces in [pieces, rest] {
             norms.push(pieces.f_norm_scalaropt_dim(2, [1_i64].as_slice(), false)?);
         }
     }
-    Ok(Tensor::f_cat(&norms, 0)?
-        .f_to_kind(Kind::Double)?
-        .f_square()?
-        .f_sum(Kind::Double)?
-        .f_sqrt()?)
+    let norms = Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?;
+    let mut squares = norms.f_square()?.f_sum(Kind::Double)?;
+    if parameters.mode != Mode::Replicated {
+        let mine = squares.f_view([1])?;
+        let size = group.world_size() as i64;
+        let mut all = Tensor::f_zeros([size], (Kind::Double, mine.device()))?;
+        group.all_gather(&mut all, &mine)?.wait()?;
+        // Added here and in the order of the ranks, so that all get the same.
+        squares = all.f_sum(Kind::Double)?;
+    }
+    Ok(squares.f_sqrt()?)
 }
 
 /// Scales all gradients down to `max_norm` if their norm is above it; 0 means never.
@@ -53,7 +65,7 @@ pub(crate) fn clip(
     let scale = max_norm / (norm + CLIP_EPSILON);
     if max_norm > 0.0 && scale < 1.0 {
         for segment in &mut parameters.segments {
-            let _ = segment.gradient.f_mul_scalar_(scale)?;
+            let _ = segment.own_gradient()?.f_mul_scalar_(scale)?;
         }
     }
     Ok(())
@@ -76,35 +88,40 @@ pub(crate) fn update(
                 eps: config.adam_epsilon,
                 weight_decay,
             };
-            update_part(parameters, part, &options)?;
+            // What is copied for an update elsewhere is one segment's gradient at a time.
+            let at_once = if parameters.is_offloaded() { 1 } else { parameters.segments.len() };
+            for segments in parameters.segments.chunks(at_once) {
+                update_part((segments, parameters.num_updates), part, &options)?;
+            }
         }
     }
     parameters.publish()
 }
 
-/// Updates one part of all segments.
+/// Updates one part of some segments.
 fn update_part(
-    parameters: &Parameters,
+    (segments, num_updates): (&[Segment], u64),
     part: Part,
     options: &AdamWOptions,
 ) -> Result<(), TrainError> {
     let mut lists: [Vec<Tensor>; 4] = Default::default();
-    for segment in &parameters.segments {
-        let buffers = [&segment.master, &segment.gradient, &segment.exp_avg, &segment.exp_avg_sq];
-        for (list, buffer) in lists.iter_mut().zip(buffers) {
+    for segment in segments {
+        let Segment { master, exp_avg, exp_avg_sq, .. } = segment;
+        let gradient = segment.own_gradient()?;
+        for (list, buffer) in lists.iter_mut().zip([master, &gradient, exp_avg, exp_avg_sq]) {
             let [decaying, rest] = segment.split(buffer)?;
             let tensor = match part {
                 Part::Decaying => decaying,
                 Part::Rest => rest,
             };
             if tensor.numel() > 0 {
-                list.push(tensor);
+                list.push(tensor.f_to_device(master.device())?);
             }
         }
     }
     let [params, grads, exp_avgs, exp_avg_sqs] = lists;
     let Some(first) = params.first() else { return Ok(()) };
-    let step = Tensor::f_full([], parameters.num_updates as f64, (Kind::Float, first.device()))?;
+    let step = Tensor::f_full([], num_updates as f64, (Kind::Float, first.device()))?;
     let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
     Ok(fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, options)?)
 }

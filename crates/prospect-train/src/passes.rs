@@ -6,7 +6,7 @@ use prospect_core::{
     Step, StepPhase, StepReport,
 };
 
-use crate::chain::{Chain, score_batch};
+use crate::chain::score_batch;
 use crate::drift::Packing;
 use crate::examples::{PartReferences, References, Tally};
 use crate::readback::Readback;
@@ -15,7 +15,7 @@ use crate::{ReferencePointExchange, TrainError, Trainer, shard as checks};
 
 impl Trainer {
     /// Refuses a shard that is not this rank's or not for these weights, which want `expected`.
-    pub(crate) fn begin(&self, shard: &Shard, expected: Step) -> Result<(), TrainError> {
+    pub(crate) fn begin(&mut self, shard: &Shard, expected: Step) -> Result<(), TrainError> {
         let (kind, found, done) = (shard.kind, shard.step, self.done);
         if found != expected {
             return Err(TrainError::OutOfTurn { kind, found, done });
@@ -24,7 +24,7 @@ impl Trainer {
         checks::check(shard, parts, self.policy.config().vocab_size)?;
         self.progress.set_step(shard.step);
         self.progress.set_phase(StepPhase::Scoring);
-        Ok(())
+        self.align(shard)
     }
 
     /// Log-probabilities under the reference: those that came with the shard, and the others
@@ -47,6 +47,10 @@ impl Trainer {
             let targets = complete(&targets, &part.target_microbatches)?;
             let mismatched = complete(&mismatched, &part.mismatched_microbatches)?;
             references.parts.push(PartReferences { targets, mismatched });
+        }
+        if self.passes.reference > 0 {
+            self.reference.ensure_loaded()?;
+            self.reference_chain().idle_until(self.passes.reference)?;
         }
         Ok(references)
     }
@@ -76,7 +80,7 @@ impl Trainer {
                 if unknown.len() == microbatch.len() { Packing::Same } else { Packing::Other };
             let batch: Vec<&Sequence> = unknown.iter().map(|&index| sequences[index]).collect();
             let loaded = self.reference.loaded();
-            readback.push(score_batch(&Chain::whole(&loaded.model, &self.progress), &batch)?)?;
+            readback.push(score_batch(&self.reference_chain(), &batch)?)?;
             batch.iter().for_each(|sequence| add_flops(loaded.cost.scored(sequence)));
             asked.extend(unknown.into_iter().map(|index| (index, packing)));
         }
@@ -118,6 +122,7 @@ impl Trainer {
             }
             sums.push(tally.mismatched(part_idx, part, &policy, references));
         }
+        self.policy_chain().idle_until(self.passes.mismatched)?;
         Ok(sums)
     }
 

@@ -1,10 +1,14 @@
 //! Sums gradients over ranks. The fast way is an all-reduce of each segment that starts while the
-//! backward pass is still under way, as soon as the segment's gradient is final. The canonical way
-//! is in `canonical`. Every rank starts its collectives in the same order, from the end of the
+//! backward pass is still under way, as soon as the segment's gradient is final; where ranks share the
+//! optimizer's state it is a reduce-scatter, and where they share the gradients too, one for each
+//! pass. The canonical way is in `canonical`. Every rank starts its collectives in the same order, from the end of the
 //! chain to its beginning, whether it had sequences or not.
 
-use prospect_core::{TrainConfig, parts_of_rank};
+use std::collections::VecDeque;
+
+use prospect_core::{Mode, TrainConfig, parts_of_rank};
 use prospect_libtorch::{ProcessGroup, Work};
+use tch::Tensor;
 
 use crate::TrainError;
 use crate::canonical::Canonical;
@@ -13,19 +17,31 @@ use crate::progress::Progress;
 
 /// How the gradients of a step become those of the global batch.
 pub(crate) enum Summation<'a> {
-    /// All-reduce of the sum over this rank's sequences.
+    /// All-reduce or reduce-scatter of the sum over this rank's sequences.
     Fast(Reduction<'a>),
     /// Fixed tree over parts.
     Canonical(Canonical<'a>),
 }
 
-/// Reductions that were started.
+/// Reductions of one pass after another that were started: where gradients are sharded of every
+/// pass, elsewhere of the last.
 pub(crate) struct Reduction<'a> {
     group: &'a ProcessGroup,
-    works: Vec<Work>,
+    works: VecDeque<InFlight>,
     /// Segments whose reduction has not started: this many from the beginning of the chain.
     num_pending: usize,
 }
+
+/// A reduction on its way.
+struct InFlight {
+    work: Work,
+    /// A segment whose shard of the gradient takes this rank's shard of the tensor, f32
+    /// `[padded_len]`.
+    then_add: Option<(usize, Tensor)>,
+}
+
+/// Most gradients of single passes that are on their way.
+const MAX_PRODUCTS: usize = 2;
 
 // === impl Summation ===
 
@@ -44,10 +60,20 @@ impl<'a> Summation<'a> {
         }
     }
 
-    /// What the backward pass of a part's last microbatch may start.
-    pub(crate) fn overlap(&mut self) -> Option<&mut Reduction<'a>> {
+    /// What the backward pass of a part's microbatch may start.
+    pub(crate) fn overlap(
+        &mut self,
+        is_last: bool,
+        parameters: &Parameters,
+    ) -> Option<&mut Reduction<'a>> {
         match self {
-            Self::Fast(reduction) => Some(reduction),
+            Self::Fast(reduction) => {
+                let is_each = parameters.mode == Mode::FullySharded;
+                if is_each {
+                    reduction.num_pending = parameters.segments.len();
+                }
+                (is_each || is_last).then_some(reduction)
+            }
             Self::Canonical(_) => None,
         }
     }
@@ -90,7 +116,7 @@ pub(crate) fn parts_here(config: &TrainConfig, group: &ProcessGroup) -> std::ops
 impl<'a> Reduction<'a> {
     /// Nothing started yet.
     fn new(group: &'a ProcessGroup, parameters: &Parameters) -> Self {
-        Self { group, works: Vec::new(), num_pending: parameters.segments.len() }
+        Self { group, works: VecDeque::new(), num_pending: parameters.segments.len() }
     }
 
     /// Starts the reductions of this segment and all behind it, whose gradients are final.
@@ -101,19 +127,44 @@ impl<'a> Reduction<'a> {
     ) -> Result<(), TrainError> {
         while self.num_pending > segment {
             self.num_pending -= 1;
-            let mut gradient = parameters.segments[self.num_pending].gradient.shallow_clone();
-            self.works.push(self.group.all_reduce_sum(&mut gradient)?);
+            let mut gradient = match parameters.mode {
+                Mode::FullySharded => parameters.take_product(self.num_pending)?,
+                _ => parameters.segments[self.num_pending].gradient.shallow_clone(),
+            };
+            let work = match parameters.mode {
+                Mode::Replicated => self.group.all_reduce_sum(&mut gradient)?,
+                _ => self.group.reduce_scatter_sum_in_place(&mut gradient)?,
+            };
+            let then_add =
+                (parameters.mode == Mode::FullySharded).then_some((self.num_pending, gradient));
+            self.works.push_back(InFlight { work, then_add });
+            if parameters.mode == Mode::FullySharded && self.works.len() > MAX_PRODUCTS {
+                self.end_first(parameters)?;
+            }
         }
         Ok(())
     }
 
     /// Starts what is left and waits for everything.
     fn finish(mut self, parameters: &Parameters, progress: &Progress) -> Result<(), TrainError> {
-        self.start_from(0, parameters)?;
-        for work in self.works {
-            work.wait()?;
+        if parameters.mode != Mode::FullySharded {
+            self.start_from(0, parameters)?;
+        }
+        while self.end_first(parameters)? {
             progress.tick();
         }
         Ok(())
+    }
+
+    /// Waits for the reduction that was started first; false where there is none.
+    fn end_first(&mut self, parameters: &Parameters) -> Result<bool, TrainError> {
+        let Some(InFlight { work, then_add }) = self.works.pop_front() else { return Ok(false) };
+        work.wait()?;
+        if let Some((idx, whole)) = then_add {
+            let _no_grad = tch::no_grad_guard();
+            let segment = &parameters.segments[idx];
+            let _ = segment.gradient.shallow_clone().f_add_(&segment.shard_of(&whole)?)?;
+        }
+        Ok(true)
     }
 }

@@ -3,15 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use prospect_model::{CausalLm, LoadOptions, ModelConfig};
+use prospect_core::Mode;
+use prospect_libtorch::ProcessGroup;
+use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelFiles};
 
 use crate::TrainError;
+use crate::chain::Chain;
 use crate::flops::PassCost;
+use crate::parameters::{Layout, Place, Weights};
+use crate::progress::Progress;
 
 /// A reference that is loaded when its first value is needed.
 pub(crate) struct Reference {
     path: PathBuf,
     options: LoadOptions,
+    /// Which shard of the weights this rank holds, where ranks share them.
+    place: Option<Place>,
     loaded: Option<LoadedReference>,
 }
 
@@ -19,6 +26,8 @@ pub(crate) struct Reference {
 pub(crate) struct LoadedReference {
     pub(crate) model: CausalLm,
     pub(crate) cost: PassCost,
+    /// Where ranks share them.
+    weights: Option<Weights>,
 }
 
 // === impl Reference ===
@@ -38,7 +47,14 @@ impl Reference {
         if found != vocab_size {
             return Err(TrainError::Vocabulary { policy: vocab_size, reference: found });
         }
-        Ok(Self { path: path.to_owned(), options, loaded: None })
+        Ok(Self { path: path.to_owned(), options, place: None, loaded: None })
+    }
+
+    /// Says which shard of the weights this rank is to hold; without this it holds all of them.
+    pub(crate) fn share(&mut self, place: Place) {
+        if self.place.replace(place) != Some(place) {
+            self.loaded = None;
+        }
     }
 
     /// Loads the model unless it is there.
@@ -46,11 +62,18 @@ impl Reference {
     /// # Errors
     /// [`TrainError::Load`].
     pub(crate) fn ensure_loaded(&mut self) -> Result<(), TrainError> {
-        if self.loaded.is_none() {
-            let model = CausalLm::load(&self.path, &self.options).map_err(load_error)?;
-            let cost = PassCost::new(&model);
-            self.loaded = Some(LoadedReference { model, cost });
+        if self.loaded.is_some() {
+            return Ok(());
         }
+        let (model, weights) = match self.place {
+            None => (CausalLm::load(&self.path, &self.options).map_err(load_error)?, None),
+            Some(place) => {
+                let (model, weights) = self.load_shard(place)?;
+                (model, Some(weights))
+            }
+        };
+        let cost = PassCost::new(&model);
+        self.loaded = Some(LoadedReference { model, cost, weights });
         Ok(())
     }
 
@@ -59,9 +82,41 @@ impl Reference {
         self.loaded.as_ref().expect("it is loaded before a value of it is computed")
     }
 
+    /// The model as passes walk it. Only after [`Reference::ensure_loaded`].
+    pub(crate) fn chain<'a>(
+        &'a self,
+        progress: &'a Progress,
+        group: Option<&'a ProcessGroup>,
+    ) -> Chain<'a> {
+        let LoadedReference { model, weights, .. } = self.loaded();
+        match weights {
+            None => Chain::whole(model, progress),
+            Some(weights) => Chain::gathered(model, progress, weights, group),
+        }
+    }
+
+    /// Shared weights, if there are any.
+    pub(crate) fn weights(&self) -> Option<&Weights> {
+        self.loaded.as_ref()?.weights.as_ref()
+    }
+
     #[cfg(test)]
     pub(crate) fn is_loaded(&self) -> bool {
         self.loaded.is_some()
+    }
+
+    fn load_shard(&self, place: Place) -> Result<(CausalLm, Weights), TrainError> {
+        let mut model = CausalLm::skeleton(&self.path, &self.options).map_err(load_error)?;
+        let files = ModelFiles::open(&self.path).map_err(load_error)?;
+        let layouts: Vec<Layout> = (0..model.num_segments())
+            .map(|idx| Layout::new(&model.segment_parameters(idx), place))
+            .collect();
+        let weights = Weights::place(&mut model, &layouts, Mode::FullySharded, false)?;
+        for (idx, layout) in layouts.iter().enumerate() {
+            let own = &weights.segment(idx).own;
+            layout.fill(own, |slot| files.tensor(&slot.name).map_err(load_error))?;
+        }
+        Ok((model, weights))
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use prospect_core::{Microbatch, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport};
+use prospect_core::{
+    Microbatch, PhaseSeconds, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport,
+};
 
 use crate::chain::ForwardPass;
 use crate::clock::Phase;
@@ -69,6 +71,9 @@ impl Trainer {
         self.discard();
         self.lose_weights();
         update(&mut self.parameters, &self.config.train, pending.learning_rate)?;
+        if let Some(group) = &self.group {
+            self.parameters.weights.spread(group)?;
+        }
         self.done = step;
         self.clock.lap(Phase::Optimizer)?;
         self.progress.set_phase(StepPhase::Idle);
@@ -105,6 +110,9 @@ impl Trainer {
         self.parameters.zero_gradients()?;
         let first = shard.parts.iter().find_map(|part| Some((part, microbatches(part).next()?)));
         let ahead = first.map(|(part, m)| self.forward(part, m)).transpose()?;
+        if ahead.is_none() {
+            self.idle_forward()?;
+        }
         self.clock.lap(Phase::ForwardBackward)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         self.clock.lap(Phase::ReferencePoint)?;
@@ -118,7 +126,8 @@ impl Trainer {
 
         // Everything that the step gives comes from the device at once, when it has done all
         // reductions. Sums that a failed one left behind mean a lost peer, whatever they are.
-        let norm_place = readback.push(gradient_norm(&self.parameters)?.f_view(-1)?)?;
+        let grad_norm = gradient_norm(&self.parameters, self.world()?)?;
+        let norm_place = readback.push(grad_norm.f_view(-1)?)?;
         let values = readback.read()?;
         self.world()?.check_health()?;
         for Trained { part_idx, microbatch, log_probs } in trained {
@@ -132,7 +141,8 @@ impl Trainer {
         }
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
         self.clock.lap(Phase::Optimizer)?;
-        let seconds = self.clock.read()?;
+        let gather = self.take_gather_seconds();
+        let seconds = PhaseSeconds { gather, ..self.clock.read()? };
         let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
         self.pending = Some(Pending { step: shard.step, learning_rate: shard.learning_rate });
         Ok(report)
@@ -153,6 +163,7 @@ impl Trainer {
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
         let mut summation = Summation::new(&self.config.train, group, &self.parameters);
         let mut trained = Vec::new();
+        let is_idle = ahead.is_none();
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let mut microbatches = microbatches(part).peekable();
             while let Some(microbatch) = microbatches.next() {
@@ -167,7 +178,7 @@ impl Trainer {
                 let log_probs = readback.push(log_probs_s.shallow_clone())?;
                 trained.push(Trained { part_idx, microbatch, log_probs });
                 let is_last = microbatches.peek().is_none();
-                let overlap = if is_last { summation.overlap() } else { None };
+                let overlap = summation.overlap(is_last, &self.parameters);
                 pass.backward(&self.policy_chain(), &self.parameters, &coefficients_s, overlap)?;
             }
             for target in &part.targets {
@@ -175,6 +186,7 @@ impl Trainer {
             }
             summation.end_part(part.part, &mut self.parameters)?;
         }
+        self.idle_training(&mut summation, is_idle)?;
         self.clock.lap(Phase::ForwardBackward)?;
         failpoint("worker::all_reduce")?;
         self.progress.set_phase(StepPhase::AllReduce);

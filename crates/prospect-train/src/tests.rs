@@ -11,6 +11,7 @@ mod overlap;
 mod places;
 mod precision;
 mod recovery;
+mod sharded;
 mod support;
 mod torn;
 mod worlds;

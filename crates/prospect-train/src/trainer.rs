@@ -4,18 +4,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use prospect_core::{Restore, RunConfig, Step, StepPhase};
+use prospect_core::{Mode, Restore, RunConfig, Step, StepPhase};
 use prospect_libtorch::{
     AbortHandle, ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads,
 };
-use prospect_model::{CausalLm, ComputeType, LoadOptions};
-use tch::{Device, Kind};
+use prospect_model::{CausalLm, ComputeType, LoadOptions, ModelFiles};
+use tch::Device;
 
+use crate::align::Passes;
 use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::error::failpoint;
 use crate::flops::PassCost;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Place, Weights};
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::{Objective, TrainError, objective};
@@ -35,6 +36,8 @@ pub struct Trainer {
     /// Policy and reference are loaded from one directory.
     pub(crate) reference_is_policy: bool,
     pub(crate) parameters: Parameters,
+    /// Of the step that was begun last, where ranks share the weights that passes compute with.
+    pub(crate) passes: Passes,
     pub(crate) objective: Box<dyn Objective>,
     pub(crate) policy_cost: PassCost,
     pub(crate) progress: Arc<Progress>,
@@ -55,9 +58,10 @@ pub(crate) struct Pending {
 }
 
 impl Trainer {
-    /// Loads the policy onto `device`; it belongs to no world yet. The reference follows with the
-    /// first sequence whose value under it is not known. Sets the number of threads if the
-    /// configuration does.
+    /// Loads the policy onto `device`; it belongs to no world yet. Where ranks share what belongs to
+    /// it, its files are only looked at, and [`enter`](Self::enter) reads this rank's share. The
+    /// reference follows with the first sequence whose value under it is not known. Sets the number of
+    /// threads if the configuration does.
     ///
     /// # Errors
     /// What the policy cannot be loaded for; a reference that is not there or has another
@@ -67,25 +71,26 @@ impl Trainer {
         if let Some(threads) = config.train.threads {
             set_threads(threads as usize);
         }
-        let load = |device, compute| {
-            CausalLm::load(&config.model.path, &LoadOptions { device, compute })
-                .map_err(|source| TrainError::Load { role: "policy", source })
-        };
+        let policy_error = |source| TrainError::Load { role: "policy", source };
+        let (path, mode) = (&config.model.path, config.train.mode);
         let compute = ComputeType::from(config.model.dtype);
-        let mut policy = load(device, compute)?;
-        // The files may hold more bits than the passes compute with.
-        let exact = match policy.kind() {
-            Kind::Float => None,
-            _ => Some(load(Device::Cpu, ComputeType::Float32)?),
-        };
-        let parameters = Parameters::adopt(&mut policy, exact.as_ref())?;
-        drop(exact);
+        let files = ModelFiles::open(path).map_err(policy_error)?;
+        let mut policy =
+            CausalLm::skeleton(path, &LoadOptions { device, compute }).map_err(policy_error)?;
+        let progress = Arc::default();
+        let mut parameters = Parameters::new(&policy, &config.train);
+        if mode == Mode::Replicated {
+            parameters.place(&mut policy, Place::ALONE)?;
+            parameters.fill(&files, &progress)?;
+            parameters.publish()?;
+        }
+        drop(files);
         let path = config.reference.path.as_ref().unwrap_or(&config.model.path);
         let options = LoadOptions { device, compute };
         let reference_is_policy = is_same(path, &config.model.path);
         let mut reference = Reference::new(path, options, policy.config().vocab_size)?;
         let objective = objective(&config.objective);
-        if !objective.needs_mismatched_pairs() {
+        if !objective.needs_mismatched_pairs() && mode != Mode::FullySharded {
             // Without an exchange to wait in, ranks that need not load it would be waiting in a
             // collective, whose time is bounded.
             reference.ensure_loaded()?;
@@ -99,10 +104,11 @@ impl Trainer {
             reference,
             reference_is_policy,
             parameters,
+            passes: Passes::default(),
             objective,
-            progress: Arc::default(),
+            progress,
             done: Step(0),
-            is_initial: true,
+            is_initial: mode == Mode::Replicated,
             pending: None,
             clock: Clock::new(device),
         })
@@ -111,11 +117,13 @@ impl Trainer {
     /// Joins a world and takes over the weights that all its ranks go on with; what is pending is
     /// dropped. Every rank calls this with the same `restore`, whose checkpoint lies below
     /// `run_dir`. At the end all ranks compare step, number of updates and a sum over the bits of
-    /// weights and moments. Returns [`done`](Trainer::done).
+    /// what they all hold. Where ranks share weights or optimizer state, `Kept` is for a world of the
+    /// same size in which this rank is what it was. Returns [`done`](Trainer::done).
     ///
     /// # Errors
-    /// [`TrainError::Unequal`] on every rank where they differ; what a checkpoint or the model
-    /// cannot be read for, or what the ranks fail with. Then leave the group.
+    /// [`TrainError::Unequal`] on every rank where they differ; [`TrainError::Shared`] for a share
+    /// that this rank does not hold; what a checkpoint or the model cannot be read for, or what the
+    /// ranks fail with. Then leave the group.
     pub fn enter(
         &mut self,
         group: ProcessGroup,
@@ -125,8 +133,13 @@ impl Trainer {
         self.leave();
         self.discard();
         self.progress.set_phase(StepPhase::Forming);
+        let place = Place::of(&group);
         self.group = Some(group);
-        let entered = self.take_over(restore, run_dir).and_then(|()| self.compare());
+        let entered = self
+            .take_place(place, restore)
+            .and_then(|()| self.take_over(restore, run_dir))
+            .and_then(|()| self.spread())
+            .and_then(|()| self.compare());
         self.progress.set_phase(StepPhase::Idle);
         entered.map(|()| self.done)
     }
@@ -140,6 +153,9 @@ impl Trainer {
         {
             tracing::debug!(%error, "the process group could not be aborted");
         }
+        if let Err(error) = self.forget_passes() {
+            tracing::debug!(%error, "the memory of gathered weights could not be given back");
+        }
     }
 
     /// Ends the group in good order, if there is one. Every rank calls this after what it did
@@ -149,7 +165,10 @@ impl Trainer {
     /// A collective that failed unnoticed.
     pub fn close(&mut self) -> Result<(), TrainError> {
         match self.group.take() {
-            Some(group) => Ok(group.close()?),
+            Some(group) => {
+                self.parameters.weights.settle()?;
+                Ok(group.close()?)
+            }
             None => Ok(()),
         }
     }
@@ -181,7 +200,30 @@ impl Trainer {
 
     /// The policy as passes walk it.
     pub(crate) fn policy_chain(&self) -> Chain<'_> {
-        Chain::whole(&self.policy, &self.progress)
+        match self.parameters.mode {
+            Mode::Replicated => Chain::whole(&self.policy, &self.progress),
+            Mode::ShardedOptimizer | Mode::FullySharded => {
+                let weights = &self.parameters.weights;
+                Chain::gathered(&self.policy, &self.progress, weights, self.group.as_ref())
+            }
+        }
+    }
+
+    /// The reference as passes walk it. Only once it is loaded.
+    pub(crate) fn reference_chain(&self) -> Chain<'_> {
+        self.reference.chain(&self.progress, self.group.as_ref())
+    }
+
+    /// Seconds since this was last asked in which passes waited for weights of other ranks.
+    pub(crate) fn take_gather_seconds(&self) -> f64 {
+        let reference = self.reference.weights().map_or(0.0, Weights::take_seconds);
+        reference + self.parameters.weights.take_seconds()
+    }
+
+    /// Counts passes from 0 again, and gives up what a pass that failed has left.
+    pub(crate) fn forget_passes(&self) -> Result<(), TrainError> {
+        self.reference.weights().map_or(Ok(()), Weights::forget_passes)?;
+        self.parameters.weights.forget_passes()
     }
 
     /// The ranks of the world.

@@ -2,17 +2,55 @@
 
 use std::path::Path;
 
-use prospect_core::{Restore, Step};
-use prospect_model::{CausalLm, ComputeType, LoadOptions};
+use prospect_core::{Mode, Restore, Step};
+use prospect_model::ModelFiles;
 use tch::{Device, Kind, Tensor};
 
+use crate::parameters::Place;
 use crate::{TrainError, Trainer};
 
 /// Numbers that are equal on two trainers if their state is: step, updates, whether nothing has
-/// moved yet, and one sum over the bits of each kind of buffer.
+/// moved yet, and one sum over the bits of each kind of buffer that every rank holds whole.
 const NUM_MARKS: usize = 6;
 
 impl Trainer {
+    /// Makes the buffers those of this rank in its world, where ranks share them. What was in buffers
+    /// for another place is lost.
+    pub(crate) fn take_place(&mut self, place: Place, restore: &Restore) -> Result<(), TrainError> {
+        if self.parameters.mode == Mode::Replicated {
+            return Ok(());
+        }
+        let placed = self.parameters.placed();
+        if matches!(restore, Restore::Peer { .. })
+            || (matches!(restore, Restore::Kept) && placed != Some(place))
+        {
+            let (place, placed) = (place.to_string(), placed.map(|placed| placed.to_string()));
+            return Err(TrainError::Shared { place, placed });
+        }
+        if placed != Some(place) {
+            self.lose_weights();
+            self.parameters.place(&mut self.policy, place)?;
+        }
+        if self.parameters.mode == Mode::FullySharded {
+            self.reference.share(place);
+            if !self.objective.needs_mismatched_pairs() {
+                // As when the trainer is made.
+                self.reference.ensure_loaded()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the other ranks this rank's shards of what they compute with, where they need them.
+    pub(crate) fn spread(&mut self) -> Result<(), TrainError> {
+        if self.parameters.mode == Mode::Replicated {
+            return Ok(());
+        }
+        self.parameters.publish()?;
+        self.parameters.weights.spread(self.world()?)?;
+        self.parameters.weights.settle()
+    }
+
     /// Makes the weights, the moments and the step those that `restore` names.
     pub(crate) fn take_over(
         &mut self,
@@ -58,19 +96,9 @@ impl Trainer {
         if self.is_initial {
             return Ok(());
         }
-        let _no_grad = tch::no_grad_guard();
-        let options = LoadOptions { device: Device::Cpu, compute: ComputeType::Float32 };
-        let model = CausalLm::load(&self.config.model.path, &options)
+        let files = ModelFiles::open(&self.config.model.path)
             .map_err(|source| TrainError::Load { role: "policy", source })?;
-        for (idx, segment) in self.parameters.segments.iter_mut().enumerate() {
-            for (slot, parameter) in segment.slots.iter().zip(model.segment_parameters(idx)) {
-                slot.view(&segment.master)?.f_copy_(&parameter.tensor)?;
-            }
-            let _ = segment.exp_avg.f_zero_()?;
-            let _ = segment.exp_avg_sq.f_zero_()?;
-            self.progress.tick();
-        }
-        self.parameters.num_updates = 0;
+        self.parameters.fill(&files, &self.progress)?;
         self.parameters.publish()?;
         (self.done, self.is_initial) = (Step(0), true);
         Ok(())
@@ -119,8 +147,13 @@ impl Trainer {
     pub(crate) fn marks(&self) -> Result<[i64; NUM_MARKS], TrainError> {
         let _no_grad = tch::no_grad_guard();
         let mut sums = [0_i64; 3];
-        for segment in &self.parameters.segments {
-            let flats = [&segment.master, &segment.exp_avg, &segment.exp_avg_sq];
+        for (idx, segment) in self.parameters.segments.iter().enumerate() {
+            let whole = &self.parameters.weights.segment(idx).whole;
+            let flats = match self.parameters.mode {
+                Mode::Replicated => &[&segment.master, &segment.exp_avg, &segment.exp_avg_sq][..],
+                Mode::ShardedOptimizer => &[whole],
+                Mode::FullySharded => &[],
+            };
             for (sum, flat) in sums.iter_mut().zip(flats) {
                 let bits = flat.f_view_dtype(Kind::Int)?.f_sum(Kind::Int64)?;
                 *sum = sum.wrapping_add(bits.f_int64_value(&[])?);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::{ProcessGroup, Work};
+use super::{Backend, ProcessGroup, Work};
 use crate::checks::{Argument, Spec, refuse};
 use crate::error::Result;
 use crate::ffi;
@@ -40,6 +40,27 @@ impl ProcessGroup {
                 )
             }
         })
+    }
+
+    /// Sums `whole` over the ranks where it counts: afterwards rank r finds the sum in the r-th of
+    /// `world_size` equal parts of it. What its other parts hold is not defined.
+    ///
+    /// Over NCCL this is a reduce-scatter. c10d's own for Gloo is an all-reduce of a copy, so that
+    /// here it is one without the copy.
+    pub fn reduce_scatter_sum_in_place(&self, whole: &mut Tensor) -> Result<Work> {
+        const OP: &str = "reduce_scatter_sum_in_place";
+        if self.backend == Backend::Gloo {
+            return self.all_reduce_sum(whole);
+        }
+        let spec = self.check(OP, "whole", whole)?;
+        // World sizes and ranks are C integers.
+        let (rank, size) = (self.rank as i64, self.world_size as i64);
+        if spec.numel() % size != 0 {
+            return refuse(OP, "whole", format!("{spec} has no {size} equal parts"));
+        }
+        let part = spec.numel() / size;
+        let mut own = whole.f_view([-1])?.f_narrow(0, rank * part, part)?;
+        self.reduce_scatter_sum(&mut own, whole)
     }
 
     /// Puts the `input` of rank r into the r-th of `world_size` equal parts of `output`.

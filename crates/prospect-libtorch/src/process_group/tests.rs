@@ -48,6 +48,10 @@ fn check_collectives(group: &ProcessGroup, options: (Kind, Device)) {
     assert_eq!(values(&part), sums);
     assert_eq!(values(&whole), values(&range(rank, 2 * size, options)));
 
+    let mut whole = range(rank, 2 * size, options);
+    group.reduce_scatter_sum_in_place(&mut whole).unwrap().wait().unwrap();
+    assert_eq!(values(&whole.f_narrow(0, 2 * rank, 2).unwrap()), sums);
+
     let mut whole = Tensor::f_zeros([size, 2], options).unwrap();
     let part = range(10 * rank, 2, options);
     group.all_gather(&mut whole, &part).unwrap().wait().unwrap();

@@ -33,5 +33,6 @@ pub(crate) fn score_batch(
         let weight_vh = model.head_weight();
         head::log_probs(&normed_nh, &weight_vh, &batch.targets_n, Visits::Once, TILE_BYTES)
     })?;
+    chain.end_pass()?;
     batch.sum_per_sequence(&visit.log_probs_n)
 }

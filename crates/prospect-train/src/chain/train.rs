@@ -71,8 +71,9 @@ impl ForwardPass {
     }
 
     /// Adds the gradients of all parameters for these derivatives `[S]` of the loss with respect to
-    /// the sequences' log-probabilities. With a reduction, these are the step's last gradients,
-    /// and each segment's sum over ranks starts as soon as they are there.
+    /// the sequences' log-probabilities. With a reduction, which comes with the step's last gradients,
+    /// and with all where they are sharded, each segment's sum over ranks starts as soon as they are
+    /// there.
     pub(crate) fn backward(
         mut self,
         chain: &Chain<'_>,
@@ -84,6 +85,8 @@ impl ForwardPass {
         let mut gradient_th = chain.visit(num_layers + 1, Some(num_layers), |model| {
             self.head_backward(model, parameters, coefficients_s)
         })?;
+        // Neither end of the chain is visited again.
+        chain.end_pass()?;
         for idx in (0..num_layers).rev() {
             // The segment behind this block is final.
             if let Some(reduction) = reduction.as_deref_mut() {
@@ -91,7 +94,8 @@ impl ForwardPass {
             }
             let input_th = self.inputs_th.pop().expect("the forward pass kept every block's input");
             let output_th = self.outputs_th.pop();
-            gradient_th = chain.visit(idx + 1, Some(idx), |model| {
+            let next = (idx > 0).then_some(idx);
+            gradient_th = chain.visit(idx + 1, next, |model| {
                 let output_th = match output_th {
                     Some(output_th) => output_th,
                     None => model.block(idx, &input_th, &self.batch.layout)?,
@@ -158,6 +162,30 @@ impl ForwardPass {
         let _ = gradient_th.f_index_copy_(0, &self.batch.positions_n, &final_gradient_nh)?;
         Ok(gradient_th)
     }
+}
+
+/// The visits of a forward pass whose work only other ranks have.
+pub(crate) fn walk_forward_idly(chain: &Chain<'_>) -> Result<(), TrainError> {
+    let last = chain.model.config().num_layers + 1;
+    (0..=last).try_for_each(|segment| {
+        chain.visit(segment, (segment < last).then_some(segment + 1), |_| Ok(()))
+    })
+}
+
+/// The visits and reductions of a backward pass whose work only other ranks have.
+pub(crate) fn walk_backward_idly(
+    chain: &Chain<'_>,
+    parameters: &Parameters,
+    reduction: &mut Reduction<'_>,
+) -> Result<(), TrainError> {
+    let num_layers = chain.model.config().num_layers;
+    chain.visit(num_layers + 1, Some(num_layers), |_| Ok(()))?;
+    chain.end_pass()?;
+    for idx in (0..num_layers).rev() {
+        reduction.start_from(idx + 2, parameters)?;
+        chain.visit(idx + 1, (idx > 0).then_some(idx), |_| Ok(()))?;
+    }
+    reduction.start_from(0, parameters)
 }
 
 /// The product for one segment: adds the gradients of its parameters and returns its input's.

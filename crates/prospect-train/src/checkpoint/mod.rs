@@ -113,17 +113,26 @@ impl Trainer {
     }
 
     /// SHA-256, in hexadecimal, of the fp32 weights and the optimizer's state: equal on two
-    /// trainers exactly if they go on alike.
+    /// trainers exactly if they go on alike. Where ranks share them, every rank of the world calls
+    /// this; they are gathered one segment at a time, and all get the same.
     ///
     /// # Errors
-    /// A tensor that cannot be read.
+    /// A tensor that cannot be read or gathered.
     pub fn digest(&self) -> Result<String, TrainError> {
         let mut hasher = Sha256::new();
         hasher.update(self.parameters.num_updates.to_le_bytes());
-        for (name, tensor) in self.masters()?.into_iter().chain(self.moments()?) {
-            hasher.update((name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
-            hasher.update(bytes(&tensor)?);
+        self.parameters.weights.settle()?;
+        for kind in 0..3 {
+            for (idx, segment) in self.parameters.segments.iter().enumerate() {
+                let (prefix, shard) = segment.state()[kind];
+                let whole = self.parameters.gathered(idx, shard, self.group.as_ref())?;
+                for slot in &segment.slots {
+                    hasher.update(((prefix.len() + slot.name.len()) as u64).to_le_bytes());
+                    hasher.update(prefix.as_bytes());
+                    hasher.update(slot.name.as_bytes());
+                    hasher.update(bytes(&slot.view(&whole)?)?);
+                }
+            }
         }
         Ok(hex(&hasher.finalize()))
     }
