@@ -7,8 +7,16 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 8] =
-    ["store.cpp", "gloo.cpp", "group.cpp", "optim.cpp", "attention.cpp", "storage.cpp", "cuda.cpp", "event.cpp"];
+const SOURCES: [&str; 8] = [
+    "store.cpp",
+    "gloo.cpp",
+    "group.cpp",
+    "optim.cpp",
+    "attention.cpp",
+    "storage.cpp",
+    "cuda.cpp",
+    "event.cpp",
+];
 
 /// A header folder of the CUDA half, below the folder that holds the torch package, with one
 /// header that must be in it and the Python package that brings it.

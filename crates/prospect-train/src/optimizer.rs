@@ -23,8 +23,8 @@ enum Part {
     Rest,
 }
 
-/// L2 norm of all gradients, an f64 scalar on their device, the same bits on every rank; not finite
-/// if any element is not. Nothing is read from the device.
+/// L2 norm of all gradients, an f64 scalar on their device, the same bits on every rank; not
+/// finite if any element is not.
 pub(crate) fn gradient_norm(
     parameters: &Parameters,
     group: &ProcessGroup,
@@ -42,17 +42,16 @@ pub(crate) fn gradient_norm(
             norms.push(pieces.f_norm_scalaropt_dim(2, [1_i64].as_slice(), false)?);
         }
     }
-    let norms = Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?;
-    let mut squares = norms.f_square()?.f_sum(Kind::Double)?;
-    if parameters.mode != Mode::Replicated {
-        let mine = squares.f_view([1])?;
-        let size = group.world_size() as i64;
-        let mut all = Tensor::f_zeros([size], (Kind::Double, mine.device()))?;
-        group.all_gather(&mut all, &mine)?.wait()?;
-        // Added here and in the order of the ranks, so that all get the same.
-        squares = all.f_sum(Kind::Double)?;
+    let squares = Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?.f_square()?;
+    let mine = squares.f_sum(Kind::Double)?;
+    if parameters.mode == Mode::Replicated {
+        return Ok(mine.f_sqrt()?);
     }
-    Ok(squares.f_sqrt()?)
+    let size = group.world_size() as i64;
+    let mut all = Tensor::f_zeros([size], (Kind::Double, mine.device()))?;
+    group.all_gather(&mut all, &mine.f_view([1])?)?.wait()?;
+    // Added here and in the order of the ranks, so that all get the same.
+    Ok(all.f_sum(Kind::Double)?.f_sqrt()?)
 }
 
 /// Scales all gradients down to `max_norm` if their norm is above it; 0 means never.

@@ -126,8 +126,8 @@ impl Trainer {
 
         // Everything that the step gives comes from the device at once, when it has done all
         // reductions. Sums that a failed one left behind mean a lost peer, whatever they are.
-        let grad_norm = gradient_norm(&self.parameters, self.world()?)?;
-        let norm_place = readback.push(grad_norm.f_view(-1)?)?;
+        let norm = gradient_norm(&self.parameters, self.world()?)?;
+        let norm_place = readback.push(norm.f_view(-1)?)?;
         let values = readback.read()?;
         self.world()?.check_health()?;
         for Trained { part_idx, microbatch, log_probs } in trained {
@@ -162,8 +162,8 @@ impl Trainer {
         self.progress.set_phase(StepPhase::ForwardBackward);
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
         let mut summation = Summation::new(&self.config.train, group, &self.parameters);
-        let mut trained = Vec::new();
         let is_idle = ahead.is_none();
+        let mut trained = Vec::new();
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let mut microbatches = microbatches(part).peekable();
             while let Some(microbatch) = microbatches.next() {

@@ -170,9 +170,9 @@ fn gradients_are_clipped_to_the_global_norm_and_reported_before_it() {
     let norms = |config: &prospect_core::RunConfig| {
         alone(config, |trainer, exchange| {
             let report = trainer.step(&shard(1, 32, (0, 1)), exchange).unwrap();
-            let left =
-                crate::optimizer::gradient_norm(&trainer.parameters, trainer.world().unwrap());
-            (report.grad_norm, left.unwrap().f_double_value(&[]).unwrap())
+            let world = trainer.world().unwrap();
+            let left = crate::optimizer::gradient_norm(&trainer.parameters, world).unwrap();
+            (report.grad_norm, left.f_double_value(&[]).unwrap())
         })
     };
     config.train.max_grad_norm = 0.0;
