@@ -7,12 +7,13 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "store.cpp",
     "gloo.cpp",
     "group.cpp",
     "optim.cpp",
     "attention.cpp",
+    "transfer.cpp",
     "storage.cpp",
     "cuda.cpp",
     "event.cpp",

@@ -111,22 +111,26 @@ int prospect_fused_adamw(
     const prospect_adamw* options,
     char** message);
 
-// Flash attention over packed sequences, CUDA half precision.
+// Flash attention over packed sequences, CUDA half precision. A sequence's queries are at the
+// places of its last keys.
 int prospect_varlen_flash(
     const at::Tensor* q,
     const at::Tensor* k,
     const at::Tensor* v,
-    const at::Tensor* cu_seqlens,
-    int64_t max_seqlen,
+    const at::Tensor* query_offsets,
+    const at::Tensor* key_offsets,
+    int64_t max_queries,
+    int64_t max_keys,
     double scale,
     at::Tensor** out,
     char** message);
-// One fused attention a sequence; `lengths` sums to the number of tokens.
+// One fused attention a sequence; the lengths sum to the number of queries and of keys.
 int prospect_varlen_sdpa(
     const at::Tensor* q,
     const at::Tensor* k,
     const at::Tensor* v,
-    const int64_t* lengths,
+    const int64_t* query_lengths,
+    const int64_t* key_lengths,
     size_t num_sequences,
     double scale,
     at::Tensor** out,
@@ -137,6 +141,10 @@ int prospect_storage_release(const at::Tensor* tensor, char** message);
 // Allocates it again, with arbitrary contents, for a tensor that spans its storage.
 int prospect_storage_restore(const at::Tensor* tensor, char** message);
 int prospect_storage_bytes(const at::Tensor* tensor, uint64_t* out, char** message);
+
+// A copy of a tensor in main memory on a CUDA device, through pinned memory, on the current stream.
+int prospect_upload(
+    const at::Tensor* host, int device_idx, at::Tensor** out, char** message);
 
 // The number of devices the NVIDIA driver offers; 0 when there is no driver. A driver that is
 // installed and cannot be started is PROSPECT_UNAVAILABLE.

@@ -91,8 +91,10 @@ unsafe extern "C" {
 
     pub(crate) fn prospect_vjp(outputs: *const TensorPtr, grad_outputs: *const TensorPtr, num_outputs: usize, inputs: *const TensorPtr, num_inputs: usize, keep_graph: c_int, gradients: *mut *mut C_tensor, message: Message) -> c_int;
     pub(crate) fn prospect_fused_adamw(params: *const TensorPtr, grads: *const TensorPtr, exp_avgs: *const TensorPtr, exp_avg_sqs: *const TensorPtr, steps: *const TensorPtr, count: usize, options: *const AdamW, message: Message) -> c_int;
-    pub(crate) fn prospect_varlen_flash(q: TensorPtr, k: TensorPtr, v: TensorPtr, cu_seqlens: TensorPtr, max_seqlen: i64, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
-    pub(crate) fn prospect_varlen_sdpa(q: TensorPtr, k: TensorPtr, v: TensorPtr, lengths: *const i64, num_sequences: usize, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_varlen_flash(q: TensorPtr, k: TensorPtr, v: TensorPtr, query_offsets: TensorPtr, key_offsets: TensorPtr, max_queries: i64, max_keys: i64, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_varlen_sdpa(q: TensorPtr, k: TensorPtr, v: TensorPtr, query_lengths: *const i64, key_lengths: *const i64, num_sequences: usize, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
+
+    pub(crate) fn prospect_upload(host: TensorPtr, device_idx: c_int, out: *mut *mut C_tensor, message: Message) -> c_int;
 
     pub(crate) fn prospect_storage_release(tensor: TensorPtr, message: Message) -> c_int;
     pub(crate) fn prospect_storage_restore(tensor: TensorPtr, message: Message) -> c_int;

@@ -17,8 +17,9 @@ mod optimizer;
 mod process_group;
 mod storage;
 mod store;
+mod transfer;
 
-pub use attention::varlen_attention;
+pub use attention::{Offsets, VarlenAttention, varlen_attention};
 pub use autograd::{KeepGraph, vjp};
 pub use cuda::{cuda_device_count, cuda_device_name, ensure_cuda_loaded, set_threads};
 pub use error::{LibtorchError, Result};
@@ -28,6 +29,7 @@ pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};
 pub use storage::{release_storage, restore_storage, storage_bytes};
 pub use store::TcpStore;
+pub use transfer::upload;
 
 #[cfg(test)]
 mod testing;

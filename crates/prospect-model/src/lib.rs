@@ -18,7 +18,7 @@ mod spec;
 pub use block::Attend;
 pub use config::{Family, Llama3Scaling, ModelConfig, RopeConfig};
 pub use error::{ErrorClass, ModelError};
-pub use layout::Layout;
+pub use layout::{Layout, PrefixedKeys, Span};
 pub use load::{ComputeType, LoadOptions, ModelFiles};
 pub use model::{CausalLm, NamedParameter};
 pub use rotary::RotaryTables;

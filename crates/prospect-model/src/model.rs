@@ -139,15 +139,7 @@ impl CausalLm {
     ) -> Result<Tensor, ModelError> {
         let scale = self.attention_scale();
         self.block_with(idx, hidden_th, &layout.rotary, &mut |query, key, value| {
-            Ok(prospect_libtorch::varlen_attention(
-                query,
-                key,
-                value,
-                &layout.cu_seqlens,
-                &layout.cu_seqlens_host,
-                layout.max_seqlen,
-                scale,
-            )?)
+            layout.attend((query, key, value), scale)
         })
     }
 

@@ -4,7 +4,7 @@ use prospect_libtorch::{KeepGraph, vjp};
 use tch::{Device, Kind, Tensor};
 
 use crate::testing::{FIXTURES, FP32, expected, fixture, load, packed, relative_difference};
-use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError, ModelFiles};
+use crate::{CausalLm, ComputeType, Family, LoadOptions, ModelError, ModelFiles, Span};
 
 /// Tolerance on logits and gradients in fp32, relative to the largest number.
 const TOLERANCE: f64 = 1e-5;
@@ -84,6 +84,43 @@ fn a_packed_sequence_gets_the_logits_that_it_gets_alone() {
         assert!(difference < 1e-6, "{key} differs by {difference:e}");
         begin += length as i64;
     }
+}
+
+/// Logits of a pass in which a second sequence continues the first `prefix` tokens of the first,
+/// against those of both sequences whole.
+fn check_prefix(name: &str, prefix: usize) {
+    let (model, expected) = (load(name), expected(name));
+    let first = &expected["first"];
+    let length = first.numel();
+    let own = expected["second"].f_narrow(0, 0, 4).unwrap();
+    let prompt = first.f_narrow(0, 0, prefix as i64).unwrap();
+    let logits = |ids: &[&Tensor], spans: &[Span]| {
+        let layout = model.layout_of(spans).unwrap();
+        assert_eq!(layout.num_spans(), spans.len());
+        let ids = Tensor::f_cat(ids, 0).unwrap();
+        assert_eq!(layout.num_tokens(), ids.numel());
+        model.forward_logits(&ids, &layout).unwrap()
+    };
+    let whole = |length| Span { prefix: 0..0, length };
+    let shared = logits(&[first, &own], &[whole(length), Span { prefix: 0..prefix, length: 4 }]);
+    let apart = logits(&[first, &prompt, &own], &[whole(length), whole(prefix + 4)]);
+    let rows = |tensor: &Tensor, begin: usize, count: usize| {
+        tensor.f_narrow(0, begin as i64, count as i64).unwrap()
+    };
+    for (found, expected) in [(0, 0), (length, length + prefix)] {
+        let count = if found == 0 { length } else { 4 };
+        let difference =
+            relative_difference(&rows(&shared, found, count), &rows(&apart, expected, count));
+        assert!(difference < 1e-6, "{name}, {prefix}: differs by {difference:e}");
+    }
+}
+
+#[test]
+fn a_sequence_that_continues_a_prefix_gets_the_logits_that_it_gets_whole() {
+    for name in FIXTURES {
+        check_prefix(name, 3);
+    }
+    check_prefix("llama3", 1);
 }
 
 #[test]
@@ -197,6 +234,15 @@ fn calls_that_make_no_sense_are_refused() {
     check_refused(model.layout(&[3, 0]), "length of sequence 1 is 0, but a sequence needs a token");
     check_refused(
         model.layout(&[3, 257]),
+        "sequence 1 has 257 tokens, but the model has 256 positions; shorten it",
+    );
+    let spans = |prefix, length| [Span { prefix: 0..0, length: 3 }, Span { prefix, length }];
+    check_refused(
+        model.layout_of(&spans(1..4, 1)),
+        "prefix of sequence 1 is 1..4, but only 3 tokens lie ahead of it",
+    );
+    check_refused(
+        model.layout_of(&spans(0..3, 254)),
         "sequence 1 has 257 tokens, but the model has 256 positions; shorten it",
     );
     check_refused(

@@ -1,11 +1,12 @@
 //! How many passes a step has, where every rank takes part in every pass: as many as the rank with
 //! the most of them.
 
-use prospect_core::{Microbatch, Mode, Sequence, Shard};
+use prospect_core::{Microbatch, Mode, Shard, ShardKind};
 use tch::{Device, Kind, Tensor};
 
 use crate::chain::{Chain, walk_backward_idly, walk_forward_idly};
 use crate::parameters::Parameters;
+use crate::passes::{mismatched, policy_passes, reference_passes, sequences};
 use crate::reduction::Summation;
 use crate::{TrainError, Trainer};
 
@@ -14,25 +15,28 @@ use crate::{TrainError, Trainer};
 pub(crate) struct Passes {
     /// Of the reference.
     pub(crate) reference: usize,
-    /// Of the policy, over mismatched pairs.
-    pub(crate) mismatched: usize,
-    /// Of the policy, over targets.
-    pub(crate) targets: usize,
+    /// Of the policy, without gradient.
+    pub(crate) scored: usize,
+    /// Of the policy, with gradient.
+    pub(crate) trained: usize,
 }
 
 // === impl Passes ===
 
 impl Passes {
     /// Those that this shard asks for.
-    fn of(shard: &Shard) -> Self {
+    fn of(shard: &Shard, checks_drift: bool) -> Self {
         let mut passes = Self::default();
         for part in &shard.parts {
-            let targets: Vec<&Sequence> = part.targets.iter().map(|t| &t.sequence).collect();
-            let mismatched: Vec<&Sequence> = part.mismatched.iter().collect();
-            passes.reference += num_unknown(&targets, &part.target_microbatches)
-                + num_unknown(&mismatched, &part.mismatched_microbatches);
-            passes.mismatched += num_filled(&part.mismatched_microbatches);
-            passes.targets += num_filled(&part.target_microbatches);
+            let all = sequences(part);
+            passes.reference += reference_passes(part, &all, checks_drift).0.len();
+            match shard.kind {
+                ShardKind::Train => {
+                    passes.scored += policy_passes(part, &mismatched(part)).len();
+                    passes.trained += num_filled(&part.target_microbatches);
+                }
+                ShardKind::Eval => passes.scored += policy_passes(part, &all).len(),
+            }
         }
         passes
     }
@@ -45,9 +49,9 @@ impl Trainer {
         if self.parameters.mode != Mode::FullySharded {
             return Ok(());
         }
-        let Passes { reference, mismatched, targets } = Passes::of(shard);
+        let Passes { reference, scored, trained } = Passes::of(shard, self.checks_drift(shard));
         let group = self.world()?;
-        let mine = [reference, mismatched, targets].map(|count| count as i64);
+        let mine = [reference, scored, trained].map(|count| count as i64);
         let mine = Tensor::f_from_slice(&mine)?.f_to_device(self.device)?;
         let size = [group.world_size() as i64, 3];
         let mut all = Tensor::f_zeros(size, (Kind::Int64, self.device))?;
@@ -56,14 +60,14 @@ impl Trainer {
         let most = Vec::<i64>::try_from(&most)?;
         // What a failed collective left behind is not to be believed.
         group.check_health()?;
-        let [reference, mismatched, targets] = [most[0], most[1], most[2]].map(|n| n as usize);
-        self.passes = Passes { reference, mismatched, targets };
+        let [reference, scored, trained] = [most[0], most[1], most[2]].map(|n| n as usize);
+        self.passes = Passes { reference, scored, trained };
         Ok(())
     }
 
     /// Takes part in the first forward pass over targets, where only other ranks have one.
     pub(crate) fn idle_forward(&self) -> Result<(), TrainError> {
-        if self.passes.targets > 0 { walk_forward_idly(&self.policy_chain()) } else { Ok(()) }
+        if self.passes.trained > 0 { walk_forward_idly(&self.policy_chain()) } else { Ok(()) }
     }
 
     /// Takes part in the training passes that only other ranks have; of the first one the forward
@@ -75,7 +79,7 @@ impl Trainer {
     ) -> Result<(), TrainError> {
         let parameters: &Parameters = &self.parameters;
         let chain: Chain<'_> = self.policy_chain();
-        while parameters.weights.num_passes() < self.passes.mismatched + self.passes.targets {
+        while parameters.weights.num_passes() < self.passes.scored + self.passes.trained {
             let Some(reduction) = summation.overlap(false, parameters) else { return Ok(()) };
             if !std::mem::take(&mut is_forward_done) {
                 walk_forward_idly(&chain)?;
@@ -84,12 +88,6 @@ impl Trainer {
         }
         Ok(())
     }
-}
-
-/// Microbatches with a sequence whose value under the reference is not known.
-fn num_unknown(sequences: &[&Sequence], microbatches: &[Microbatch]) -> usize {
-    let is_unknown = |index: &u32| sequences[*index as usize].reference_log_prob.is_none();
-    microbatches.iter().filter(|microbatch| microbatch.iter().any(is_unknown)).count()
 }
 
 fn num_filled(microbatches: &[Microbatch]) -> usize {

@@ -4,10 +4,12 @@
 //!
 //! How near to 0 depends on what was packed together. The same sequences in the same order give
 //! the same bits, with and without a graph, in fp32 and in bf16; in fp32 on a CPU exactly 0 is
-//! demanded. Another packing, as that of a value which was computed earlier, rounds otherwise. In
-//! bf16, and on a GPU, the bound for that is demanded in any case, since nothing promises that a
-//! GPU's kernels for both passes are the same. On a CPU, with a model of 135 million parameters, two packings differ by up
-//! to 2.4e-6 nats a completion token in fp32 and not at all in bf16.
+//! demanded. So in the step that is checked the reference's passes are those of the policy, and
+//! targets and mismatched pairs do not share their prompts. Another packing, as that of a value
+//! which was computed earlier, rounds otherwise. In bf16, and on a GPU, the bound for that is
+//! demanded in any case, since nothing promises that a GPU's kernels for both passes are the same.
+//! On a CPU, with a model of 135 million parameters, two packings differ by up to 2.4e-6 nats a
+//! completion token in fp32 and not at all in bf16.
 
 use std::fmt;
 

@@ -2,11 +2,10 @@
 
 use prospect_core::{PhaseSeconds, Shard, StepPhase, StepReport};
 
-use crate::chain::score_batch;
 use crate::clock::{Clock, Phase};
 use crate::error::failpoint;
 use crate::examples::Tally;
-use crate::readback::Readback;
+use crate::passes::sequences;
 use crate::{ReferencePointExchange, TrainError, Trainer};
 
 impl Trainer {
@@ -38,31 +37,21 @@ impl Trainer {
         self.begin(shard, self.done)?;
         failpoint("worker::eval")?;
         let mut tally = Tally::new(shard, None);
-        let references = self.reference_log_probs(shard, &mut tally)?;
-        let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;
-        let exchanges = self.submit(shard, kl_sums, exchange)?;
-        let (mut scored, mut readback) = (Vec::new(), Readback::default());
-        for (part_idx, part) in shard.parts.iter().enumerate() {
-            for microbatch in part.target_microbatches.iter().filter(|m| !m.is_empty()) {
-                let sequences: Vec<_> = microbatch
-                    .iter()
-                    .map(|&index| &part.targets[index as usize].sequence)
-                    .collect();
-                let log_probs_s = score_batch(&self.policy_chain(), &sequences)?;
-                scored.push((part_idx, microbatch, readback.push(log_probs_s)?));
-            }
-            for target in &part.targets {
-                tally.add_flops(part_idx, self.policy_cost.scored(&target.sequence));
-            }
+        // Targets and mismatched pairs together, so that they share their prompts.
+        let (references, mut policy) = self.score(shard, sequences, &mut tally)?;
+        let mut kl_sums = Vec::with_capacity(shard.parts.len());
+        for (part_idx, (part, targets)) in shard.parts.iter().zip(&mut policy).enumerate() {
+            let mismatched = targets.split_off(part.targets.len());
+            kl_sums.push(tally.mismatched(part_idx, part, &mismatched, &references));
         }
-        self.policy_chain().idle_until(self.passes.mismatched + self.passes.targets)?;
-        let log_probs = readback.read()?;
+        let exchanges = self.submit(shard, kl_sums, exchange)?;
         clock.lap(Phase::Scoring)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         clock.lap(Phase::ReferencePoint)?;
-        for (part_idx, microbatch, places) in scored {
+        for (part_idx, log_probs) in policy.iter().enumerate() {
             let context = (&references, &point, self.objective.as_ref());
-            tally.targets((shard, part_idx), microbatch, &log_probs[places], context);
+            let all: Vec<u32> = (0..log_probs.len() as u32).collect();
+            tally.targets((shard, part_idx), &all, log_probs, context);
         }
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));

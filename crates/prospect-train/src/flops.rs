@@ -40,6 +40,14 @@ impl PassCost {
             + self.attention_width * num_inputs * num_inputs)
     }
 
+    /// What a pass without gradient adds for a sequence behind a prompt that it shares.
+    pub(crate) fn scored_behind_prompt(&self, sequence: &Sequence) -> f64 {
+        let num_shared = f64::from(sequence.completion_start);
+        self.scored(sequence)
+            - 2.0
+                * (self.block_weights * num_shared + self.attention_width * num_shared * num_shared)
+    }
+
     /// Forward and backward.
     pub(crate) fn trained(&self, sequence: &Sequence) -> f64 {
         3.0 * self.scored(sequence)

@@ -27,6 +27,7 @@ mod reduction;
 mod reference;
 mod scoring;
 mod shard;
+mod sharing;
 mod step;
 mod storage;
 mod trainer;

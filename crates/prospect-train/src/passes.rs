@@ -2,15 +2,16 @@
 //! point and the report.
 
 use prospect_core::{
-    Microbatch, PartKlSums, PhaseSeconds, Rank, ReferencePoint, ReferenceValue, Sequence, Shard,
-    Step, StepPhase, StepReport,
+    PartKlSums, PhaseSeconds, Rank, ReferencePoint, ReferenceValue, Sequence, Shard, ShardKind,
+    ShardPart, Step, StepPhase, StepReport,
 };
 
-use crate::chain::score_batch;
+use crate::chain::{Scores, score_passes};
 use crate::drift::Packing;
-use crate::examples::{PartReferences, References, Tally};
+use crate::examples::{References, Tally};
 use crate::readback::Readback;
 use crate::reduction::parts_here;
+use crate::sharing::{Pass, Prompts, budget, pack};
 use crate::{ReferencePointExchange, TrainError, Trainer, shard as checks};
 
 impl Trainer {
@@ -27,103 +28,56 @@ impl Trainer {
         self.align(shard)
     }
 
-    /// Log-probabilities under the reference: those that came with the shard, and the others
-    /// computed in the shard's microbatches. The first of those loads the reference.
-    pub(crate) fn reference_log_probs(
+    /// Whether the log-ratios of a shard have to be 0: before the first update of a policy that is
+    /// its own reference.
+    pub(crate) fn checks_drift(&self, shard: &Shard) -> bool {
+        shard.kind == ShardKind::Train && self.is_initial && self.reference_is_policy
+    }
+
+    /// Passes without gradient, read from the device once, behind the last: log-probabilities under
+    /// the reference, of targets and mismatched pairs together as far as they did not come with the
+    /// shard, the first of which loads the reference; and those under the policy of the sequences
+    /// `of_policy`, part by part.
+    pub(crate) fn score<'s>(
         &mut self,
-        shard: &Shard,
+        shard: &'s Shard,
+        of_policy: impl Fn(&'s ShardPart) -> Vec<&'s Sequence>,
         tally: &mut Tally,
-    ) -> Result<References, TrainError> {
-        let mut references = References { parts: Vec::new(), computed: Vec::new() };
+    ) -> Result<(References, Vec<Vec<f64>>), TrainError> {
+        let checks_drift = self.checks_drift(shard);
+        let (mut readback, mut of_reference) = (Readback::default(), Vec::new());
         for (part_idx, part) in shard.parts.iter().enumerate() {
-            let targets: Vec<&Sequence> = part.targets.iter().map(|t| &t.sequence).collect();
-            let mismatched: Vec<&Sequence> = part.mismatched.iter().collect();
-            let mut complete = |sequences: &[&Sequence], microbatches: &[Microbatch]| {
-                let computed = &mut references.computed;
-                self.complete_references(sequences, microbatches, computed, |flops| {
-                    tally.add_flops(part_idx, flops);
-                })
-            };
-            let targets = complete(&targets, &part.target_microbatches)?;
-            let mismatched = complete(&mismatched, &part.mismatched_microbatches)?;
-            references.parts.push(PartReferences { targets, mismatched });
+            let sequences = sequences(part);
+            let (passes, packing) = reference_passes(part, &sequences, checks_drift);
+            let mut scores = Scores::default();
+            if !passes.is_empty() {
+                self.reference.ensure_loaded()?;
+                let chain = self.reference_chain();
+                scores = score_passes(&chain, &sequences, &passes, &mut readback)?;
+                tally.scored(part_idx, &scores, (&self.reference.loaded().cost, &sequences));
+            }
+            of_reference.push((sequences, scores, packing));
         }
         if self.passes.reference > 0 {
             self.reference.ensure_loaded()?;
             self.reference_chain().idle_until(self.passes.reference)?;
         }
-        Ok(references)
-    }
-
-    /// The reference's values of sequences that the microbatches hold once each.
-    fn complete_references(
-        &mut self,
-        sequences: &[&Sequence],
-        microbatches: &[Microbatch],
-        computed: &mut Vec<ReferenceValue>,
-        mut add_flops: impl FnMut(f64),
-    ) -> Result<Vec<(f64, Packing)>, TrainError> {
-        let known = |sequence: &&Sequence| Some((sequence.reference_log_prob?, Packing::Other));
-        let mut values: Vec<Option<(f64, Packing)>> = sequences.iter().map(known).collect();
-        let (mut asked, mut readback) = (Vec::new(), Readback::default());
-        for microbatch in microbatches {
-            let unknown: Vec<usize> = microbatch
-                .iter()
-                .map(|&index| index as usize)
-                .filter(|&index| values[index].is_none())
-                .collect();
-            if unknown.is_empty() {
-                continue;
-            }
-            self.reference.ensure_loaded()?;
-            let packing =
-                if unknown.len() == microbatch.len() { Packing::Same } else { Packing::Other };
-            let batch: Vec<&Sequence> = unknown.iter().map(|&index| sequences[index]).collect();
-            let loaded = self.reference.loaded();
-            readback.push(score_batch(&self.reference_chain(), &batch)?)?;
-            batch.iter().for_each(|sequence| add_flops(loaded.cost.scored(sequence)));
-            asked.extend(unknown.into_iter().map(|index| (index, packing)));
-        }
-        for ((index, packing), log_prob) in asked.into_iter().zip(readback.read()?) {
-            values[index] = Some((log_prob, packing));
-            computed.push(ReferenceValue {
-                prompt_row: sequences[index].prompt_row,
-                completion_row: sequences[index].completion_row,
-                log_prob,
-            });
-        }
-        let values = values.into_iter().flatten().collect::<Vec<_>>();
-        assert_eq!(values.len(), sequences.len(), "the microbatches hold every sequence");
-        Ok(values)
-    }
-
-    /// Sums of the log-ratios of this rank's mismatched pairs, by part.
-    pub(crate) fn score_mismatched(
-        &self,
-        shard: &Shard,
-        references: &References,
-        tally: &mut Tally,
-    ) -> Result<Vec<PartKlSums>, TrainError> {
-        let mut sums = Vec::with_capacity(shard.parts.len());
+        let mut policy = Vec::with_capacity(shard.parts.len());
         for (part_idx, part) in shard.parts.iter().enumerate() {
-            let mut policy = vec![0.0; part.mismatched.len()];
-            let mut readback = Readback::default();
-            for microbatch in part.mismatched_microbatches.iter().filter(|m| !m.is_empty()) {
-                let sequences: Vec<&Sequence> =
-                    microbatch.iter().map(|&index| &part.mismatched[index as usize]).collect();
-                readback.push(score_batch(&self.policy_chain(), &sequences)?)?;
-                for sequence in sequences {
-                    tally.add_flops(part_idx, self.policy_cost.scored(sequence));
-                }
-            }
-            let order = part.mismatched_microbatches.iter().flatten();
-            for (&index, log_prob) in order.zip(readback.read()?) {
-                policy[index as usize] = log_prob;
-            }
-            sums.push(tally.mismatched(part_idx, part, &policy, references));
+            let sequences = of_policy(part);
+            let passes = policy_passes(part, &sequences);
+            let scores = score_passes(&self.policy_chain(), &sequences, &passes, &mut readback)?;
+            tally.scored(part_idx, &scores, (&self.policy_cost, &sequences));
+            policy.push(scores);
         }
-        self.policy_chain().idle_until(self.passes.mismatched)?;
-        Ok(sums)
+        self.policy_chain().idle_until(self.passes.scored)?;
+
+        let values = readback.read()?;
+        let mut references = References { parts: Vec::new(), computed: Vec::new() };
+        for ((sequences, scores, packing), part) in of_reference.iter().zip(&shard.parts) {
+            references.add(part, sequences, (scores.log_probs(&values), packing));
+        }
+        Ok((references, policy.iter().map(|scores| scores.in_order(&values)).collect()))
     }
 
     /// Hands in the sums, unless the step has no pairs and the objective needs none.
@@ -183,4 +137,52 @@ impl Trainer {
             peak_memory_bytes: self.peak_memory_bytes()?,
         })
     }
+}
+
+/// The sequences of a part: its targets, then its mismatched pairs.
+pub(crate) fn sequences(part: &ShardPart) -> Vec<&Sequence> {
+    part.targets.iter().map(|target| &target.sequence).chain(&part.mismatched).collect()
+}
+
+/// The mismatched pairs of a part.
+pub(crate) fn mismatched(part: &ShardPart) -> Vec<&Sequence> {
+    part.mismatched.iter().collect()
+}
+
+/// Passes over those of a part's sequences whose reference value is not known, and what each
+/// sequence's value is packed with. Where the drift of targets and of mismatched pairs is checked,
+/// each are packed as the policy's, otherwise both together, so that they share their prompts.
+pub(crate) fn reference_passes(
+    part: &ShardPart,
+    sequences: &[&Sequence],
+    checks_drift: bool,
+) -> (Vec<Pass>, Vec<Packing>) {
+    let is_unknown = |idx: &usize| sequences[*idx].reference_log_prob.is_none();
+    let mut packing = vec![Packing::Other; sequences.len()];
+    if !checks_drift {
+        let unknown = (0..sequences.len()).filter(is_unknown);
+        return (pack(sequences, unknown, budget(part)), packing);
+    }
+    let mut passes = Vec::new();
+    for microbatch in &part.target_microbatches {
+        let places = microbatch.iter().map(|&idx| idx as usize);
+        let indices: Vec<usize> = places.filter(is_unknown).collect();
+        if indices.len() == microbatch.len() {
+            indices.iter().for_each(|&idx| packing[idx] = Packing::Same);
+        }
+        if !indices.is_empty() {
+            passes.push(Pass { indices, prompts: Prompts::Apart });
+        }
+    }
+    let mismatched = part.targets.len()..sequences.len();
+    if mismatched.clone().all(|idx| is_unknown(&idx)) {
+        packing[mismatched.clone()].fill(Packing::Same);
+    }
+    passes.extend(pack(sequences, mismatched.filter(is_unknown), budget(part)));
+    (passes, packing)
+}
+
+/// Passes over sequences of a part under the policy.
+pub(crate) fn policy_passes(part: &ShardPart, sequences: &[&Sequence]) -> Vec<Pass> {
+    pack(sequences, 0..sequences.len(), budget(part))
 }

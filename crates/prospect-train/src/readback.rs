@@ -27,6 +27,11 @@ impl Readback {
         Ok(start..self.len)
     }
 
+    /// How many numbers there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Reads all numbers.
     pub(crate) fn read(self) -> Result<Vec<f64>, TrainError> {
         if self.waiting.is_empty() {

@@ -4,14 +4,15 @@ use prospect_core::Sequence;
 use prospect_model::CausalLm;
 
 use crate::TrainError;
-use crate::chain::{Chain, score_batch};
+use crate::chain::{Chain, score_passes};
 use crate::progress::Progress;
 use crate::readback::Readback;
 use crate::shard::check_sequence;
+use crate::sharing::pack;
 
-/// Sum of the completion's log-probabilities for each sequence, in nats, without gradient.
-/// Neighbours are packed together up to `microbatch_tokens` tokens; a longer sequence is computed
-/// alone.
+/// Sum of the completion's log-probabilities for each sequence, in nats, without gradient. Up to
+/// `microbatch_tokens` tokens are computed together, each prompt once for all sequences of a pass
+/// that have it; a longer sequence is computed alone.
 ///
 /// # Errors
 /// A sequence without prompt or completion or with a token outside of the vocabulary; what the
@@ -26,22 +27,9 @@ pub fn score(
             .map_err(|problem| TrainError::Shard { step: Default::default(), problem })?;
     }
     let progress = Progress::default();
-    let chain = Chain::whole(model, &progress);
-    let budget = microbatch_tokens as usize;
-    let mut log_probs = Readback::default();
-    let mut batch: Vec<&Sequence> = Vec::new();
-    let mut num_tokens = 0;
-    for sequence in sequences {
-        if !batch.is_empty() && num_tokens + sequence.num_tokens() > budget {
-            log_probs.push(score_batch(&chain, &batch)?)?;
-            batch.clear();
-            num_tokens = 0;
-        }
-        batch.push(sequence);
-        num_tokens += sequence.num_tokens();
-    }
-    if !batch.is_empty() {
-        log_probs.push(score_batch(&chain, &batch)?)?;
-    }
-    log_probs.read()
+    let sequences: Vec<&Sequence> = sequences.iter().collect();
+    let passes = pack(&sequences, 0..sequences.len(), microbatch_tokens as usize);
+    let (chain, mut readback) = (Chain::whole(model, &progress), Readback::default());
+    let scores = score_passes(&chain, &sequences, &passes, &mut readback)?;
+    Ok(scores.in_order(&readback.read()?))
 }

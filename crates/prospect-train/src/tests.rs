@@ -12,6 +12,7 @@ mod places;
 mod precision;
 mod recovery;
 mod sharded;
+mod sharing;
 mod support;
 mod torn;
 mod worlds;

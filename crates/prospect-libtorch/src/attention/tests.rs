@@ -6,35 +6,38 @@ const WIDTH: i64 = 16;
 const SCALE: f64 = 0.3;
 const LENGTHS: [i64; 4] = [5, 1, 9, 4];
 
-fn offsets(lengths: &[i64]) -> Vec<i64> {
-    let ends = lengths.iter().scan(0, |end, length| {
-        *end += length;
-        Some(*end)
-    });
-    std::iter::once(0).chain(ends).collect()
+/// Keys of sequences that continue something: none, one and several queries after a prefix.
+const LONGER: [i64; 4] = [5, 7, 12, 8];
+
+fn attend((q, k, v): (&Tensor, &Tensor, &Tensor), queries: &[i64], keys: &[i64]) -> Result<Tensor> {
+    let queries = Offsets::new(queries, q.device())?;
+    let keys = Offsets::new(keys, q.device())?;
+    varlen_attention(&VarlenAttention { q, k, v, queries: &queries, keys: &keys, scale: SCALE })
 }
 
-fn attend(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[i64]) -> Result<Tensor> {
-    let host = offsets(lengths);
-    let device = Tensor::f_from_slice(&host)?.f_to_kind(Kind::Int)?.f_to_device(q.device())?;
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    varlen_attention(q, k, v, &device, &host, longest, SCALE)
+/// Sequence and place of each key, or of each of the last tokens of sequences with these `keys`.
+fn places(lengths: &[i64], keys: &[i64]) -> Vec<(usize, i64)> {
+    let pairs = lengths.iter().zip(keys).enumerate();
+    pairs
+        .flat_map(|(idx, (&length, &keys))| (keys - length..keys).map(move |at| (idx, at)))
+        .collect()
 }
 
 /// Softmax attention with every score written out, one mask over all tokens.
-fn naive(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[i64]) -> Tensor {
-    let tokens: i64 = lengths.iter().sum();
-    let sequence_of: Vec<i64> =
-        (0..lengths.len() as i64).flat_map(|s| vec![s; lengths[s as usize] as usize]).collect();
-    let hidden: Vec<f64> = (0..tokens * tokens)
-        .map(|idx| (idx / tokens, idx % tokens))
-        .map(|(i, j)| {
-            let same = sequence_of[i as usize] == sequence_of[j as usize];
-            if same && j <= i { 0.0 } else { f64::NEG_INFINITY }
-        })
+fn naive((q, k, v): (&Tensor, &Tensor, &Tensor), queries: &[i64], keys: &[i64]) -> Tensor {
+    let (rows, columns) = (places(queries, keys), places(keys, keys));
+    let hidden: Vec<f64> = rows
+        .iter()
+        .flat_map(|row| columns.iter().map(move |column| (row, column)))
+        .map(
+            |(row, column)| {
+                if row.0 == column.0 && column.1 <= row.1 { 0.0 } else { f64::NEG_INFINITY }
+            },
+        )
         .collect();
     let mask = Tensor::f_from_slice(&hidden).unwrap();
-    let mask = mask.f_reshape([tokens, tokens]).unwrap().f_to_device(q.device()).unwrap();
+    let shape = [rows.len() as i64, columns.len() as i64];
+    let mask = mask.f_reshape(shape).unwrap().f_to_device(q.device()).unwrap();
     let group = q.size()[1] / k.size()[1];
     let heads = |x: &Tensor, repeats: i64| {
         let repeated = x.f_repeat_interleave_self_int(repeats, 1, None).unwrap();
@@ -47,15 +50,20 @@ fn naive(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[i64]) -> Tensor {
 }
 
 /// Output and gradients against the naive computation on the same numbers.
-fn check(heads: i64, key_heads: i64, (kind, device): (Kind, Device), tolerance: f64) {
-    let tokens = LENGTHS.iter().sum();
-    let input = |heads, seed| {
+fn check(
+    (heads, key_heads): (i64, i64),
+    keys: &[i64],
+    (kind, device): (Kind, Device),
+    tolerance: f64,
+) {
+    let input = |lengths: &[i64], heads, seed| {
+        let tokens = lengths.iter().sum();
         numbers(&[tokens, heads, WIDTH], seed, (kind, device)).f_set_requires_grad(true).unwrap()
     };
-    let inputs = [input(heads, 1), input(key_heads, 2), input(key_heads, 3)];
+    let inputs = [input(&LENGTHS, heads, 1), input(keys, key_heads, 2), input(keys, key_heads, 3)];
     let [q, k, v] = &inputs;
-    let found = attend(q, k, v, &LENGTHS).unwrap();
-    let expected = naive(q, k, v, &LENGTHS);
+    let found = attend((q, k, v), &LENGTHS, keys).unwrap();
+    let expected = naive((q, k, v), &LENGTHS, keys);
     assert_eq!(found.f_kind().unwrap(), kind);
     assert_close(&found, &expected, tolerance);
 
@@ -74,9 +82,11 @@ fn check(heads: i64, key_heads: i64, (kind, device): (Kind, Device), tolerance: 
 #[test]
 fn equals_softmax_attention_of_each_sequence() {
     for device in devices() {
-        for (heads, key_heads) in [(4, 4), (6, 2), (3, 1)] {
-            check(heads, key_heads, (Kind::Float, device), 2e-6);
-            check(heads, key_heads, (Kind::BFloat16, device), 3e-2);
+        for keys in [LENGTHS, LONGER] {
+            for heads in [(4, 4), (6, 2), (3, 1)] {
+                check(heads, &keys, (Kind::Float, device), 2e-6);
+                check(heads, &keys, (Kind::BFloat16, device), 3e-2);
+            }
         }
     }
 }
@@ -86,19 +96,33 @@ fn a_sequence_does_not_see_its_neighbours() {
     for device in devices() {
         let of = |seed| numbers(&[9, 2, WIDTH], seed, (Kind::Float, device));
         let (q, k, v) = (of(1), of(2), of(3));
-        let both = attend(&q, &k, &v, &[4, 5]).unwrap();
+        let both = attend((&q, &k, &v), &[4, 5], &[4, 5]).unwrap();
         let part = |x: &Tensor| x.f_narrow(0, 4, 5).unwrap();
-        let alone = attend(&part(&q), &part(&k), &part(&v), &[5]).unwrap();
+        let alone = attend((&part(&q), &part(&k), &part(&v)), &[5], &[5]).unwrap();
         assert_close(&part(&both), &alone, 0.0);
     }
 }
 
-fn check_refused(q: &[i64], k: &[i64], host: &[i64], max_seqlen: i64, expected: &str) {
+#[test]
+fn the_last_tokens_alone_get_what_they_get_in_the_whole_sequence() {
+    for device in devices() {
+        let of = |seed| numbers(&[9, 4, WIDTH], seed, (Kind::Float, device));
+        let (q, k, v) = (of(1), of(2), of(3));
+        let whole = attend((&q, &k, &v), &[9], &[9]).unwrap();
+        for count in [1, 4, 8] {
+            let last = |x: &Tensor| x.f_narrow(0, 9 - count, count).unwrap();
+            let found = attend((&last(&q), &k, &v), &[count], &[9]).unwrap();
+            assert_close(&found, &last(&whole), 1e-6);
+        }
+    }
+}
+
+/// The error for queries and keys of these shapes, in sequences of these lengths.
+fn check_refused(shapes: [&[i64]; 2], lengths: [&[i64]; 2], expected: &str) {
     devices();
     let float = (Kind::Float, Device::Cpu);
-    let (q, k) = (numbers(q, 1, float), numbers(k, 2, float));
-    let cu_seqlens = Tensor::f_from_slice(host).unwrap().f_to_kind(Kind::Int).unwrap();
-    let error = varlen_attention(&q, &k, &k, &cu_seqlens, host, max_seqlen, SCALE).unwrap_err();
+    let (q, k) = (numbers(shapes[0], 1, float), numbers(shapes[1], 2, float));
+    let error = attend((&q, &k, &k), lengths[0], lengths[1]).unwrap_err();
     let refused = matches!(error, LibtorchError::InvalidArgument { .. });
     assert!(refused && error.to_string().contains(expected), "{error}");
 }
@@ -106,19 +130,27 @@ fn check_refused(q: &[i64], k: &[i64], host: &[i64], max_seqlen: i64, expected: 
 #[test]
 fn arguments_that_do_not_fit_are_refused() {
     let q: &[i64] = &[6, 4, 8];
-    check_refused(&[6, 32], q, &[0, 6], 6, "q: it is Float [6, 32] on Cpu");
-    check_refused(q, &[6, 4, 4], &[0, 6], 6, "k: it is Float [6, 4, 4] on Cpu");
-    check_refused(q, &[6, 3, 8], &[0, 6], 6, "4 query heads cannot share 3");
-    check_refused(q, q, &[0, 5], 5, "goes from 0 to 5");
-    check_refused(q, q, &[0, 3, 3, 6], 3, "a sequence without tokens");
-    check_refused(q, q, &[0, 2, 6], 3, "3 is not the length of the longest");
+    let six: [&[i64]; 2] = [&[6], &[6]];
+    check_refused([&[6, 32], q], six, "q: it is Float [6, 32] on Cpu");
+    check_refused([q, &[6, 4, 4]], six, "k: it is Float [6, 4, 4] on Cpu");
+    check_refused([q, &[6, 3, 8]], six, "4 query heads cannot share 3");
+    check_refused([q, q], [&[5], &[6]], "queries: its sequences have 5 tokens, but q has 6");
+    check_refused([q, q], [&[6], &[7]], "k: it is Float [6, 4, 8] on Cpu");
+    check_refused([q, q], [&[2, 4], &[6]], "1 sequences have keys, 2 have queries");
+    check_refused([q, q], [&[2, 4], &[3, 3]], "sequence 1 has 3 keys for 4 queries");
+    check_refused([q, q], [&[3, 0, 3], &[6]], "sequence 1 has 0 tokens");
+    check_refused([q, q], [&[], &[6]], "lengths: it is empty");
+    check_refused([q, q], [&[1 << 31], &[6]], "fewer than 2^31 tokens");
 }
 
 #[test]
-fn offsets_of_another_type_are_refused() {
+fn a_scale_that_is_not_finite_is_refused() {
     devices();
     let x = numbers(&[3, 1, 8], 1, (Kind::Float, Device::Cpu));
-    let long = Tensor::f_from_slice(&[0_i64, 3]).unwrap();
-    let error = varlen_attention(&x, &x, &x, &long, &[0, 3], 3, SCALE).unwrap_err();
-    assert!(error.to_string().contains("cu_seqlens: it is Int64 [2]"), "{error}");
+    let offsets = Offsets::new(&[3], Device::Cpu).unwrap();
+    assert_eq!((offsets.lengths(), offsets.total()), ([3].as_slice(), 3));
+    let (queries, keys, scale) = (&offsets, &offsets, f64::NAN);
+    let error = varlen_attention(&VarlenAttention { q: &x, k: &x, v: &x, queries, keys, scale })
+        .unwrap_err();
+    assert!(error.to_string().contains("scale: NaN is not finite"), "{error}");
 }

@@ -136,19 +136,14 @@ fn prefill(
         hidden_th =
             model.block_with(idx, &hidden_th, &layout.rotary, &mut |query, key, value| {
                 cache.write(idx, &slots, key, value)?;
-                Ok(prospect_libtorch::varlen_attention(
-                    query,
-                    key,
-                    value,
-                    &layout.cu_seqlens,
-                    &layout.cu_seqlens_host,
-                    layout.max_seqlen,
-                    scale,
-                )?)
+                layout.attend((query, key, value), scale)
             })?;
     }
-    let last: Vec<i64> = layout.cu_seqlens_host[1..].iter().map(|end| end - 1).collect();
-    let last = to_device(model, &last)?;
+    let ends = lengths.iter().scan(0, |end, &length| {
+        *end += length as i64;
+        Some(*end - 1)
+    });
+    let last = to_device(model, &ends.collect::<Vec<_>>())?;
     let hidden_bh = hidden_th.f_index_select(0, &last).action("select the last tokens")?;
     model.logits(&model.final_norm(&hidden_bh)?)
 }
@@ -201,9 +196,7 @@ fn check_prompts(
 }
 
 fn to_device(model: &CausalLm, numbers: &[i64]) -> Result<Tensor, ModelError> {
-    Tensor::f_from_slice(numbers)
-        .and_then(|tensor| tensor.f_to(model.device()))
-        .action("place token ids")
+    Ok(prospect_libtorch::upload(numbers, model.device())?)
 }
 
 impl GenerateOptions {
