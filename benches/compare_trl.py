@@ -3,24 +3,37 @@
 
 One call runs, one after the other and each as a process of its own:
   trl-defaults  TRL as it comes: fp32 weights, bf16 autocast, gradient checkpointing
-  trl-best      bf16 weights, no checkpointing, precomputed reference log-probabilities
-  prospect-bf16 one worker, bf16 compute with fp32 master weights, reference computed in the run
-  prospect      the same at its default on a CPU: fp32
+  trl-best      bf16 weights, no checkpointing, precomputed reference log-probabilities, its fused
+                head; on a GPU the fastest attention that is installed, and Liger's kernels if they are
+  prospect-bf16 one worker, bf16 compute with fp32 master weights
+  prospect      the same at its default: fp32 on a CPU, bf16 on a GPU
 on the same model, rows, global batch, number of steps and threads. It prints
 useful tokens a second (tokens of the rows trained on, padding and mismatched
-pairs not counted; TRL's precomputation counts as training time), the highest
-resident memory of any process, and Prospect's ratios. Needs TRL:
+pairs not counted), with the time for reference values counted and without it,
+the highest memory (resident on a CPU, allocated on a GPU), and Prospect's ratios:
+medians over --repeat rounds. The first --warm-up steps are not counted.
+
+TRL takes a batch in one pass or, with --trl-rows-per-pass, in several whose
+gradients it accumulates; its memory is that of such a pass. On a CPU the default
+is 8 rows: a batch of 32 rows of up to 1,024 tokens does not fit into 24 GB otherwise.
+
+--reference run: Prospect computes the reference in its steps, as in a first epoch.
+--reference filled: `prospect score` fills the cache ahead, and its time is counted as TRL's is.
+--rows made-up writes word rows with lengths as in dialogue data, for models of
+random_model.py. Needs TRL:
 
     scripts/setup reference
-    .venv/bin/python benches/compare_trl.py --model DIR --data FILE [--steps 4] [--repeat 1]
+    .venv/bin/python benches/compare_trl.py --model DIR --data FILE [--batch 32] [--steps 4] [--repeat 3]
 """
 
 import argparse
 import gzip
 import json
+import math
 import os
 import pathlib
 import platform
+import random
 import resource
 import statistics
 import subprocess
@@ -30,45 +43,97 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SYSTEMS = ["trl-defaults", "trl-best", "prospect-bf16", "prospect"]
+# Mean tokens of a made-up row and the prompt's share; spread of the logarithm of lengths.
+ROW_TOKENS, PROMPT_SHARE, PROMPT_SPREAD, COMPLETION_SPREAD = 256, 0.6, 0.7, 0.8
 
 
-def read_rows(path, count):
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
+def read_rows(args):
+    count = args.batch * (args.warm_up + args.steps) + args.spare
+    if args.rows == "made-up":
+        return [made_up_row(random.Random(number), args.max_length) for number in range(count)]
+    opener = gzip.open if args.data.suffix == ".gz" else open
+    with opener(args.data, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(count), file)]
     if len(rows) < count:
-        sys.exit(f"{path} has {len(rows)} rows, but {count} are needed: lower --steps or --batch")
+        sys.exit(f"{args.data} has {len(rows)} rows, but {count} are needed: lower --steps or --batch")
     return rows
+
+
+def made_up_row(numbers, max_length):
+    def words(mean, spread, most):
+        length = round(numbers.lognormvariate(math.log(mean) - spread * spread / 2, spread))
+        return " ".join(f"w{numbers.randrange(1000)}" for _ in range(min(max(length, 2), most)))
+
+    prompt = words(ROW_TOKENS * PROMPT_SHARE, PROMPT_SPREAD, 3 * max_length // 4)
+    completion = words(ROW_TOKENS * (1 - PROMPT_SHARE), COMPLETION_SPREAD, max_length)
+    return {"prompt": prompt, "completion": " " + completion, "label": numbers.random() < 1 / 3}
+
+
+def best_settings(device):
+    """TRL's settings and those of loading the model."""
+    import importlib.util
+
+    settings = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
+    attention = "sdpa"
+    if device == "cuda":
+        if importlib.util.find_spec("flash_attn"):
+            attention = "flash_attention_2"
+        if importlib.util.find_spec("liger_kernel"):
+            settings["use_liger_kernel"] = True
+    return settings, attention
 
 
 def run_trl(args, rows, best):
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import KTOConfig, KTOTrainer
 
-    torch.set_num_threads(args.threads)
-    weights = torch.bfloat16 if best else torch.float32
-    settings = {"gradient_checkpointing": False, "precompute_ref_log_probs": True} if best else {}
+    is_cuda = args.device == "cuda"
+    if not is_cuda:
+        torch.set_num_threads(args.threads)
+    settings, attention = best_settings(args.device) if best else ({}, "sdpa")
+    per_pass = min(args.batch, args.trl_rows_per_pass or args.batch)
+    if args.batch % per_pass:
+        sys.exit(f"--trl-rows-per-pass {per_pass} does not divide --batch {args.batch}")
+    moments = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            if is_cuda:
+                torch.cuda.synchronize()
+            moments.append((time.monotonic(), int(trainer._total_train_tokens)))
+
     with tempfile.TemporaryDirectory() as output:
         config = KTOConfig(
-            output_dir=output, max_steps=args.steps, per_device_train_batch_size=args.batch, max_length=args.max_length,
-            learning_rate=1e-6, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
-            **settings,
+            output_dir=output, max_steps=args.warm_up + args.steps, per_device_train_batch_size=per_pass,
+            gradient_accumulation_steps=args.batch // per_pass, max_length=args.max_length, learning_rate=1e-6,
+            logging_steps=1, save_strategy="no", report_to=[], use_cpu=not is_cuda, disable_tqdm=True, **settings,
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            args.model, dtype=torch.bfloat16 if best else torch.float32, attn_implementation=attention
         )
         start = time.monotonic()
         trainer = KTOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(args.model, dtype=weights),
+            model=model,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(args.model),
+            callbacks=[Watch()],
         )
         prepared = time.monotonic() - start
-        start = time.monotonic()
+        moments.append((time.monotonic(), 0))
         trainer.train()
-        seconds = time.monotonic() - start
-        tokens = int(trainer._total_train_tokens)
-    return {"tokens": tokens, "seconds": seconds + (prepared if best else 0.0)}
+    (start, before), (end, after) = moments[args.warm_up], moments[-1]
+    # Tokenisation is counted with it and is small; the share is that of the steps that are measured.
+    share = args.steps / (args.warm_up + args.steps)
+    return {
+        "tokens": after - before,
+        "seconds": end - start,
+        "reference_seconds": share * prepared if best else 0.0,
+        "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None,
+        "how": f"{per_pass} rows a pass, {attention}" + (", Liger" if settings.get("use_liger_kernel") else ""),
+    }
 
 
 def run_prospect(args, rows, dtype):
@@ -76,53 +141,113 @@ def run_prospect(args, rows, dtype):
         folder = pathlib.Path(name)
         data = folder / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        threads = f"threads = {args.threads}\n" if args.device == "cpu" else ""
         (folder / "run.toml").write_text(
             f'[model]\npath = "{pathlib.Path(args.model).resolve()}"\ndtype = "{dtype}"\n'
             f'[data]\ntrain = ["{data}"]\nmax_length = {args.max_length}\norder = "sequential"\noverlong = "drop"\n'
-            f"[train]\nglobal_batch_size = {args.batch}\nsteps = {args.steps}\nlearning_rate = 1e-6\n"
-            f"threads = {args.threads}\nmicrobatch_tokens = {args.microbatch_tokens}\n"
+            f"[train]\nglobal_batch_size = {args.batch}\nsteps = {args.warm_up + args.steps}\nlearning_rate = 1e-6\n"
+            f'{threads}microbatch_tokens = {args.microbatch_tokens}\nrecompute = "{args.recompute}"\n'
             "[checkpoint]\nevery_steps = 0\n"
         )
-        command = [args.prospect, "train", folder / "run.toml", "--workers", "1", "--run-dir", folder / "run"]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        where = [folder / "run.toml", "--workers", "1", "--run-dir", folder / "run", "--device", args.device]
+        start = time.monotonic()
+        if args.reference == "filled":
+            subprocess.run([args.prospect, "score", *where], check=True, stdout=sys.stderr)
+        prepared = time.monotonic() - start
+        subprocess.run([args.prospect, "train", *where], check=True, stdout=sys.stderr)
         lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == args.steps, "one line a step is expected"
-    return {"tokens": lines[-1]["num_tokens"], "seconds": sum(line["step_seconds"] for line in lines)}
+    total = args.warm_up + args.steps
+    assert len(lines) == total, "one line a step is expected"
+    before = lines[args.warm_up - 1]["num_tokens"] if args.warm_up else 0
+    counted = lines[args.warm_up:]
+    mfu = [line["mfu"] for line in counted if line.get("mfu")]
+    return {
+        "tokens": lines[-1]["num_tokens"] - before,
+        "seconds": sum(line["step_seconds"] for line in counted),
+        "reference_seconds": prepared * args.steps / total if args.reference == "filled" else 0.0,
+        "peak_bytes": lines[-1]["peak_memory_bytes"] if args.device == "cuda" else None,
+        "mfu": statistics.median(mfu) if mfu else None,
+        "how": f"{args.microbatch_tokens} tokens a pass, reference {args.reference}, recompute {args.recompute}",
+    }
 
 
 def child(args, system):
-    rows = read_rows(args.data, args.steps * args.batch + args.spare)
+    rows = read_rows(args)
     ours = {"prospect": "auto", "prospect-bf16": "bfloat16"}
     result = run_prospect(args, rows, ours[system]) if system in ours else run_trl(args, rows, system == "trl-best")
-    # The workers of Prospect are descendants; TRL runs in this very process.
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if system not in ours else 0
-    result["peak_bytes"] = 1024 * max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    if result["peak_bytes"] is None:
+        # The workers of Prospect are descendants; TRL runs in this very process.
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if system not in ours else 0
+        result["peak_bytes"] = 1024 * max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     print("RESULT " + json.dumps(result))
 
 
 def measure(args, system):
     command = [sys.executable, __file__, *sys.argv[1:], "--child", system]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM="false")
+    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false")
+    if args.device == "cpu":
+        environment["OMP_NUM_THREADS"] = str(args.threads)
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT "))
+
+
+def print_table(args, results):
+    device = f"{args.threads} threads" if args.device == "cpu" else "one GPU"
+    print(
+        f"{pathlib.Path(args.model).name} on {platform.machine()}, {device}, batch {args.batch}, {args.steps} steps after "
+        f"{args.warm_up}, median of {args.repeat}"
+    )
+
+    def median(of):
+        return {system: statistics.median(of(r) for r in rounds) for system, rounds in results.items()}
+
+    whole = median(lambda r: r["tokens"] / (r["seconds"] + r["reference_seconds"]))
+    alone = median(lambda r: r["tokens"] / r["seconds"])
+    peak = median(lambda r: r["peak_bytes"])
+    ours = "prospect" if "prospect" in results else None
+    mfu = results[ours][0].get("mfu") if ours else None
+    print(f"{'':14} {'tokens a second':^21} {'':8} {'':6}   prospect in relation to it")
+    print(f"{'system':14} {'with ref.':>10} {'without':>10} {'peak GB':>8} {'MFU':>6}   how")
+    for system, rounds in results.items():
+        # The same FLOPs a useful token for all.
+        used = f"{100 * mfu * alone[system] / alone[ours]:.1f} %" if mfu else "-"
+        ratios = ""
+        if ours:
+            speed, lone = whole[ours] / whole[system], alone[ours] / alone[system]
+            ratios = f"{speed:.2f} ({lone:.2f} without) times the speed, {100 * peak[ours] / peak[system]:.0f} % of the memory; "
+        print(
+            f"{system:14} {whole[system]:10.1f} {alone[system]:10.1f} {peak[system] / 1e9:8.2f} {used:>6}   "
+            f"{ratios}{rounds[0]['how']}"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / ".cache/models/smollm2-135m-instruct"))
     parser.add_argument("--data", type=pathlib.Path, default=ROOT / "examples/short-answers/feedback.jsonl")
+    parser.add_argument("--rows", choices=["data", "made-up"], default="data")
     parser.add_argument("--prospect", default=str(ROOT / "target/release/prospect"))
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--reference", choices=["run", "filled"], default="run")
+    parser.add_argument("--recompute", choices=["none", "blocks", "selective"], default="none")
+    parser.add_argument("--steps", type=int, default=4, help="steps that are measured")
+    parser.add_argument("--warm-up", type=int, help="steps before them (0 on a CPU, 3 on a GPU)")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--trl-rows-per-pass", type=int, help="rows of a TRL pass (8 on a CPU, all on a GPU)")
     parser.add_argument("--max-length", type=int, default=1024)
-    parser.add_argument("--microbatch-tokens", type=int, default=2048)
+    parser.add_argument("--microbatch-tokens", type=int, help="tokens of a Prospect pass (2048 on a CPU, 16384 on a GPU)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=1, help="rounds over all systems; medians are printed")
     parser.add_argument("--spare", type=int, default=0, help="rows beyond those needed, for data with overlong prompts")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--json", type=pathlib.Path, help="file for all rounds with all digits")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    is_cuda = args.device == "cuda"
+    args.warm_up = (3 if is_cuda else 0) if args.warm_up is None else args.warm_up
+    args.microbatch_tokens = args.microbatch_tokens or (16384 if is_cuda else 2048)
+    args.trl_rows_per_pass = args.trl_rows_per_pass or (args.batch if is_cuda else 8)
     if args.child:
         return child(args, args.child)
 
@@ -131,17 +256,9 @@ def main():
         for system, rounds in results.items():
             rounds.append(measure(args, system))
             print(f"{system}: {rounds[-1]}", file=sys.stderr)
-
-    print(f"{platform.machine()}, {args.threads} threads, batch {args.batch}, {args.steps} steps, median of {args.repeat}")
-    rate = {s: statistics.median(r["tokens"] / r["seconds"] for r in rounds) for s, rounds in results.items()}
-    peak = {s: statistics.median(r["peak_bytes"] for r in rounds) for s, rounds in results.items()}
-    print(f"{'system':14} {'tokens/s':>9} {'peak GB':>8}   speed and memory of prospect in relation to it")
-    for system in results:
-        ratios = ""
-        if "prospect" in results:
-            speed, memory = rate["prospect"] / rate[system], 100 * peak["prospect"] / peak[system]
-            ratios = f"{speed:.2f} times the speed, {memory:.0f} % of the memory"
-        print(f"{system:14} {rate[system]:9.1f} {peak[system] / 1e9:8.2f}   {ratios}")
+    print_table(args, results)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

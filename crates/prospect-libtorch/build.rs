@@ -13,8 +13,8 @@ const SOURCES: [&str; 9] = [
     "group.cpp",
     "optim.cpp",
     "attention.cpp",
-    "transfer.cpp",
     "storage.cpp",
+    "transfer.cpp",
     "cuda.cpp",
     "event.cpp",
 ];

@@ -26,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Train on this machine: a coordinator and its workers, with a live display
     Train(TrainArgs),
+    /// Say before a run what it takes: memory by kind, time of a step, largest microbatch
+    Plan(PlanArgs),
     /// Run the coordinator alone; workers join from elsewhere
     Coordinator(CoordinatorArgs),
     /// Run one worker that joins a coordinator
@@ -34,6 +36,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Prove from a run's files that no step and no example was lost
     Verify(VerifyArgs),
+    /// Compute a run's values of the reference model ahead, so that the run never loads it
+    Score(ScoreArgs),
     /// Look at feedback data
     #[command(subcommand)]
     Data(DataCommand),
@@ -96,6 +100,76 @@ pub struct TrainArgs {
     /// restarts back
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_restarts: u32,
+}
+
+/// `prospect score`.
+#[derive(Args, Debug)]
+#[command(after_help = examples::SCORE)]
+pub struct ScoreArgs {
+    /// Run configuration
+    #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Override a key of the configuration, for instance train.steps=8
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Processes that compute [default: one a GPU, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
+    /// Run directory of the run to come [default: runs/<name of RUN.toml>]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub run_dir: Option<PathBuf>,
+    /// Device of the processes; auto takes one GPU each where there are any
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+}
+
+/// `prospect plan`.
+#[derive(Args, Debug)]
+#[command(after_help = examples::PLAN)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Workers, each with a GPU [default: those of `prospect train` on this machine]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub gpus: Option<u32>,
+    /// Kind of the GPUs, as the driver names it, for instance H100 [default: this machine's, else H100]
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// Memory of a GPU in units of 10^9 bytes [default: train.memory_gb, else what it has]
+    #[arg(long, value_name = "GB", value_parser = positive)]
+    pub gpu_memory: Option<f64>,
+    /// FLOP/s that a worker's passes reach [default: half of a GPU's peak]
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    pub flops_per_second: Option<f64>,
+    /// Measure the rate of this machine's matrix products, and plan with that
+    #[arg(long, conflicts_with = "flops_per_second")]
+    pub measure: bool,
+    /// Bytes in units of 10^9 that a worker's collectives move a second [default: by the GPU's links]
+    #[arg(long, value_name = "GB", value_parser = positive)]
+    pub link_gb_per_second: Option<f64>,
+    /// Tokens of every prompt, instead of those of the data
+    #[arg(long, value_name = "N", requires = "completion_tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_tokens: Option<u32>,
+    /// Tokens of every completion
+    #[arg(long, value_name = "N", requires = "prompt_tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub completion_tokens: Option<u32>,
+    /// All values of the reference are known, as after `prospect score`
+    #[arg(long)]
+    pub scored: bool,
+    /// Run directory, below which tokens are kept [default: runs/<name of RUN.toml>]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub run_dir: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("it must be a number above 0".to_owned()),
+    }
 }
 
 /// `prospect coordinator`.

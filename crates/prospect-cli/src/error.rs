@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use prospect_coordinator::CoordinatorError;
 use prospect_core::{ConfigError, ExitCode};
 use prospect_data::DataError;
+use prospect_shape::{BudgetRefusal, ShapeError};
 
 use crate::notices;
 
@@ -34,6 +35,12 @@ pub enum CliError {
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The model's configuration cannot be used.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The planned run does not fit.
+    #[error(transparent)]
+    Budget(#[from] BudgetRefusal),
     /// The coordinator cannot run.
     #[error(transparent)]
     Coordinator(Box<CoordinatorError>),
@@ -85,6 +92,7 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config { .. }
+            | Self::Budget(_)
             | Self::Argument { .. }
             | Self::Read { .. }
             | Self::WorkerMissing { .. }
@@ -92,6 +100,7 @@ impl CliError {
             Self::Write { .. } | Self::Output { .. } => ExitCode::Storage,
             Self::Runtime { .. } | Self::CoordinatorEnded { .. } => ExitCode::Internal,
             Self::Data(error) => error.exit_code(),
+            Self::Shape(error) => error.exit_code(),
             Self::Coordinator(error) => error.exit_code(),
             Self::Unreachable { .. }
             | Self::NotCoordinator { .. }

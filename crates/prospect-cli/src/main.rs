@@ -53,6 +53,7 @@ fn main() -> std::process::ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Train(args) => on_runtime(commands::train::run(args)),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Coordinator(args) => on_runtime(commands::coordinator::run(args)),
         Command::Worker(args) => commands::worker::run(&args),
         Command::Status(args) => on_runtime(commands::status::run(args)),
@@ -60,6 +61,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Data(args) => commands::data::run(args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Score(args) => commands::score::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
     }

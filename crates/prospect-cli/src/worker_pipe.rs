@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,10 +28,65 @@ where
     Q: Serialize + Sync,
     A: DeserializeOwned,
 {
+    let bar = progress_bar(questions.len() as u64, what);
+    let result = converse(arguments, questions, |idx, answer| {
+        bar.inc(1);
+        answered(idx, answer)
+    });
+    bar.finish_and_clear();
+    result
+}
+
+/// Calls as many workers at once as there are pairs of arguments and questions. The first failure
+/// ends the others when they answer next.
+pub fn ask_all<Q, A>(
+    calls: &[(Vec<String>, Vec<Q>)],
+    what: &'static str,
+    answered: impl Fn(&Q, A) -> Result<(), CliError> + Sync,
+) -> Result<(), CliError>
+where
+    Q: Serialize + Sync,
+    A: DeserializeOwned,
+{
+    let num_questions: usize = calls.iter().map(|(_, questions)| questions.len()).sum();
+    let bar = progress_bar(num_questions as u64, what);
+    let first_failure = Mutex::new(None);
+    let failure = || first_failure.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        for (arguments, questions) in calls {
+            let (bar, answered, failure) = (&bar, &answered, &failure);
+            scope.spawn(move || {
+                let result = converse(arguments, questions, |idx, answer| {
+                    if failure().is_some() {
+                        return Err(strange("is not needed any more".to_owned()));
+                    }
+                    bar.inc(1);
+                    answered(&questions[idx], answer)
+                });
+                if let Err(error) = result {
+                    failure().get_or_insert(error);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let failure = failure().take();
+    failure.map_or(Ok(()), Err)
+}
+
+/// Hands a worker `questions` and gives each answer to `answered` as it arrives.
+fn converse<Q, A>(
+    arguments: &[String],
+    questions: &[Q],
+    mut answered: impl FnMut(usize, A) -> Result<(), CliError>,
+) -> Result<(), CliError>
+where
+    Q: Serialize + Sync,
+    A: DeserializeOwned,
+{
     let mut child = start(arguments)?;
     let (input, output, complaints) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let bar = progress_bar(questions.len() as u64, what);
     let mut num_answers = 0;
     let (result, complaints) = thread::scope(|scope| {
         // A worker that has ended reads no more; why it ended is told by its exit.
@@ -43,7 +99,6 @@ where
                 let answer = serde_json::from_str(&line)
                     .map_err(|error| strange(format!("gave no answer but {line:?}: {error}")))?;
                 num_answers += 1;
-                bar.inc(1);
                 answered(num_answers - 1, answer)
             });
         if result.is_err() {
@@ -52,7 +107,6 @@ where
         }
         (result, complaints.join().unwrap_or_default())
     });
-    bar.finish_and_clear();
     let status = child.wait().map_err(|source| CliError::Runtime { source })?;
     result?;
     if !status.success() {

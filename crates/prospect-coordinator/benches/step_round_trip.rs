@@ -1,7 +1,9 @@
 //! What the protocol adds to a step: a whole coordinator on loopback, and two workers that compute
 //! nothing. Each gets 16 sequences of 240 tokens a step and as many mismatched ones.
 
-#[path = "step_round_trip/worker.rs"]
+#[path = "simulated/run.rs"]
+mod run;
+#[path = "simulated/worker.rs"]
 mod worker;
 #[path = "step_round_trip/world.rs"]
 mod world;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::SystemTime;
 
-use prospect_core::{ExitCode, RunConfig, RunId, Step};
+use prospect_core::{ExitCode, ReferenceSection, RunConfig, RunId, Step};
 use prospect_proto::Phase;
 use prospect_schedule::machine::RunMachine;
 use tokio::net::TcpListener;
@@ -20,7 +20,7 @@ use crate::mirror;
 use crate::plan::PlanAhead;
 use crate::prepare::{Prepared, Ready, prepare};
 use crate::run_dir::RunDir;
-use crate::service::{ControlService, StatusApi, serve};
+use crate::service::{ControlService, StatusApi, Terms, serve};
 use crate::shell::{COMMAND_CAPACITY, Parts, Shell};
 use crate::{CoordinatorError, Options, RunOutcome, StartNote};
 
@@ -40,7 +40,7 @@ impl Coordinator {
     /// # Errors
     /// Whatever keeps the run from starting; see [`CoordinatorError`].
     pub async fn bind(options: Options) -> Result<Self, CoordinatorError> {
-        let config = with_absolute_paths(options.config)?;
+        let mut config = with_absolute_paths(options.config)?;
         let run_dir = RunDir::open(&options.run_dir, config.checkpoint.resume)?;
         let refuse = |source| CoordinatorError::Listen { address: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(refuse)?;
@@ -52,7 +52,7 @@ impl Coordinator {
         let run_id = RunId(options.run_id.clone().unwrap_or_else(name));
         let taken = mirror::restore_if_empty(&config.checkpoint, &run_dir).await?;
         let preparing = spawn_blocking(move || {
-            let prepared = prepare(&config, &run_dir, taken)?;
+            let prepared = prepare(&mut config, options.device, &run_dir, taken)?;
             Ok::<_, CoordinatorError>((config, run_dir, prepared))
         });
         let (config, run_dir, prepared) = preparing.await.map_err(|error| {
@@ -95,8 +95,18 @@ impl Coordinator {
             Prepared::Ready(ready) => *ready,
             Prepared::Complete { step } => return Ok(complete(step, run_dir.final_model())),
         };
-        let Ready { machine: options, planner, files, history, retention, digests, course, .. } =
-            ready;
+        let Ready {
+            machine: options,
+            planner,
+            files,
+            history,
+            retention,
+            course,
+            digests,
+            shared,
+            reference_is_known,
+            ..
+        } = ready;
         let world_size =
             options.adopt.as_ref().map_or(options.target, |adopt| adopt.members.len() as u32);
         let plans = PlanAhead::new(planner, options.lookahead_steps, world_size);
@@ -112,7 +122,16 @@ impl Coordinator {
         };
         let (board, snapshots) = Board::new(facts, history.clone(), &machine);
         let (sender, mut commands) = mpsc::channel(COMMAND_CAPACITY);
-        let control = ControlService::new(sender, &run_id, &config, &digests, run_dir.root())?;
+        let control = ControlService::new(
+            sender,
+            &Terms {
+                run_id: &run_id,
+                config: &config,
+                digests: &digests,
+                reference_is_known,
+                run_dir: run_dir.root(),
+            },
+        )?;
         let mut server =
             serve(listener, control, StatusApi::new(snapshots, history.clone())).await?;
 
@@ -125,6 +144,7 @@ impl Coordinator {
             machine,
             plans,
             files,
+            shared,
             history,
             board,
             run_dir,
@@ -155,6 +175,13 @@ impl Coordinator {
     pub(crate) fn fill_tensorboard_disk(&mut self) {
         if let Prepared::Ready(ready) = &mut self.prepared {
             ready.files.steps.tensorboard.fill_disk();
+        }
+    }
+
+    /// Lets the values that are left to other runs meet a full disk.
+    pub(crate) fn fill_shared_disk(&mut self) {
+        if let Prepared::Ready(ready) = &mut self.prepared {
+            ready.shared.as_mut().expect("the run shares its values").fill_disk();
         }
     }
 
@@ -211,11 +238,12 @@ fn for_shell(path: &Path) -> String {
 }
 
 /// The configuration with paths that mean the same in every process of the run.
-fn with_absolute_paths(mut config: RunConfig) -> Result<RunConfig, CoordinatorError> {
+pub(crate) fn with_absolute_paths(mut config: RunConfig) -> Result<RunConfig, CoordinatorError> {
     let absolute =
         |path: &Path| std::path::absolute(path).map_err(CoordinatorError::storage("finding", path));
     config.model.path = absolute(&config.model.path)?;
-    for path in [&mut config.reference.path, &mut config.data.cache_dir].into_iter().flatten() {
+    let ReferenceSection { path, cache_dir, .. } = &mut config.reference;
+    for path in [path, cache_dir, &mut config.data.cache_dir].into_iter().flatten() {
         *path = absolute(path)?;
     }
     for file in config.data.train.iter_mut().chain(&mut config.data.eval) {

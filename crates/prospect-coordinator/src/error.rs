@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prospect_core::{ConfigError, ExitCode};
 use prospect_data::DataError;
+use prospect_shape::{BudgetRefusal, ShapeError};
 
 use crate::mirror::MirrorError;
 
@@ -28,6 +29,12 @@ pub enum CoordinatorError {
         /// What is wrong with it and what to change.
         problem: String,
     },
+    /// The model's configuration, from which memory is planned, cannot be used.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The budget of tokens does not fit the data or the workers.
+    #[error(transparent)]
+    Budget(#[from] BudgetRefusal),
     /// The run directory cannot be used for this run.
     #[error("run directory {dir:?} {problem}")]
     RunDir {
@@ -62,6 +69,16 @@ pub enum CoordinatorError {
         path: PathBuf,
         /// What was being done.
         action: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The directory of shared reference values cannot be used.
+    #[error(
+        "reference.cache_dir = {dir:?} cannot be written: {source}; allow writing there, choose another directory or leave it out"
+    )]
+    ReferenceCacheDir {
+        /// The directory.
+        dir: PathBuf,
         /// The system's words.
         source: io::Error,
     },
@@ -109,12 +126,14 @@ impl CoordinatorError {
         match self {
             Self::Data(error) => error.exit_code(),
             Self::Mirror(error) => error.exit_code(),
+            Self::Shape(error) => error.exit_code(),
             Self::Config(_)
+            | Self::Budget(_)
             | Self::Model { .. }
             | Self::RunDir { .. }
             | Self::RunDiffers { .. }
             | Self::Listen { .. } => ExitCode::Usage,
-            Self::Storage { .. } => ExitCode::Storage,
+            Self::Storage { .. } | Self::ReferenceCacheDir { .. } => ExitCode::Storage,
             Self::Damaged { .. } => ExitCode::Corrupt,
             Self::Server { .. } | Self::Internal { .. } => ExitCode::Internal,
         }

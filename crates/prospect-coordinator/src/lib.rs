@@ -4,6 +4,7 @@
 //! computes with tensors and never links libtorch.
 
 mod board;
+mod budget;
 mod convert;
 mod coordinator;
 mod crc32c;
@@ -17,6 +18,8 @@ mod options;
 mod plan;
 mod prepare;
 mod records;
+mod reference;
+mod reference_work;
 mod report;
 mod run_dir;
 mod service;
@@ -31,3 +34,4 @@ pub use coordinator::Coordinator;
 pub use error::{CoordinatorError, Difference};
 pub use options::{Options, RunOutcome, StartNote};
 pub use prospect_proto::Phase;
+pub use reference_work::ReferenceWork;

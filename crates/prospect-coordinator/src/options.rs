@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use prospect_core::{ExitCode, RunConfig, Step};
 use prospect_proto::Phase;
+use prospect_shape::WorkerDevice;
 
 /// What a coordinator needs to know.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Options {
     pub listen: String,
     /// Name of the run; the run directory's own name when absent.
     pub run_id: Option<String>,
+    /// What the workers compute on, where that is known before they come.
+    pub device: Option<WorkerDevice>,
 }
 
 /// What a start of the coordinator found out and a person should know.

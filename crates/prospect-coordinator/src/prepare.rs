@@ -1,18 +1,24 @@
 //! Everything that has to be there before the first worker: data, records,
 //! the checkpoint to go on from. Blocking work, done once.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prospect_core::{ObjectiveName, Reduction, Resume, RunConfig, Step};
+use prospect_core::{Mode, ObjectiveName, Reduction, Resume, RunConfig, Step};
 use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
 use prospect_proto::Phase;
 use prospect_schedule::PlanOptions;
 use prospect_schedule::machine::{MachineOptions, Record};
+use prospect_shape::{ComputeType, WorkerDevice};
 
+use crate::budget;
 use crate::model_digest::model_digest;
 use crate::plan::{Planner, PlannerOptions, Rows};
-use crate::records::{Course, History, Journal, Past, ReferenceCache, STARTED, StepRecords};
+use crate::records::{
+    Course, History, Journal, Past, PoolWriter, ReferenceCache, STARTED, StepRecords,
+};
+use crate::reference::{self, Beginning};
 use crate::run_dir::checkpoints::Retention;
 use crate::run_dir::manifest::{Digests, manifest, write_or_compare};
 use crate::run_dir::{FINAL, RunDir, publish};
@@ -30,8 +36,13 @@ const GRACE: Duration = Duration::from_secs(2);
 /// second.
 const SHORTEST_ADOPT_WAIT: Duration = Duration::from_millis(2500);
 
+/// Kind of the event of reference values that a start knows of.
+const REFERENCE_VALUES: &str = "reference_values";
 /// Kind of the event of class weights that do not fit the data.
 const CLASS_WEIGHTS: &str = "class_weights";
+/// What is said where no step can ask for an unknown value.
+const NOT_NEEDED: &str =
+    "all values of the reference model are known: workers do not load the model";
 /// What a person should look at.
 const WARNINGS: [&str; 2] = [CHECKPOINT_REJECTED, CLASS_WEIGHTS];
 
@@ -62,25 +73,31 @@ pub(crate) struct Ready {
     pub(crate) course: Course,
     /// What the run is made of.
     pub(crate) digests: Digests,
+    /// Where its reference values are put for other runs.
+    pub(crate) shared: Option<PoolWriter>,
+    /// Whether the run knows every value of the reference before its first step.
+    pub(crate) reference_is_known: bool,
     /// What the start found out.
     pub(crate) notes: Vec<StartNote>,
 }
 
 /// The data and what was found in it.
-struct Data {
+pub(crate) struct Data {
     train: TokenStore,
     report: DataReport,
     eval: Option<TokenStore>,
     weights: (f64, f64),
 }
 
-/// Prepares a run in its directory. `taken` says what was taken from a mirror for it.
+/// Prepares a run in its directory, and settles what the configuration leaves open. `device` is what
+/// the workers compute on; `taken` says what was taken from a mirror for the run.
 ///
 /// # Errors
 /// Data, model or records that cannot be used, other settings than the run
 /// directory's, or a disk that fails.
 pub(crate) fn prepare(
-    config: &RunConfig,
+    config: &mut RunConfig,
+    device: Option<WorkerDevice>,
     dir: &RunDir,
     taken: Option<String>,
 ) -> Result<Prepared, CoordinatorError> {
@@ -92,9 +109,14 @@ pub(crate) fn prepare(
     if let Some(path) = &config.reference.path {
         digests.reference = Some(model_digest("reference.path", path)?);
     }
-    let data = Data::open(config, dir)?;
+    let data = Data::open(config, &dir.cache())?;
     digests.data = data.train.digest().to_owned();
     digests.eval_data = data.eval.as_ref().map(|eval| eval.digest().to_owned());
+    let settled = budget::settle(config, device, (&data.train, &dir.manifest()))?;
+    let config = &*config;
+    let dtype = device.map_or(config.model.dtype, |device| {
+        ComputeType::of(config.model.dtype, device.kind).dtype()
+    });
     let total_steps = config.train.total_steps(data.train.len());
     write_or_compare(&dir.manifest(), &manifest(config, &digests, total_steps))?;
     write_whole(&dir.config(), to_go_on_with(config).to_toml()?.as_bytes())?;
@@ -113,12 +135,22 @@ pub(crate) fn prepare(
     let point = StartingPoint::find(dir, replay)?;
     let mut events = vec![(STARTED, point.committed, point.describe(total_steps))];
     events.extend(taken.map(|message| ("mirror_used", point.committed, message)));
-    let notes = note_start(&mut journal, config, &data, &point, events)?;
+    events.extend(settled.map(|message| ("microbatch_tokens", point.committed, message)));
+    let mut notes = note_start(&mut journal, config, &data, &point, events)?;
 
+    let planner = planner(config, data, total_steps);
+    let Beginning { shared, found } = reference::begin(config, dtype, dir, (&planner, &digests))?;
     let steps = StepRecords::open(dir, point.committed, config.reference.cache, &history)?;
     let num_values = steps.cache.as_ref().map_or(0, ReferenceCache::len);
     tracing::info!(num_values, "known values of the reference model");
-    let planner = planner(config, data, total_steps);
+    let cache = steps.cache.as_ref();
+    let reference_is_known = cache.is_some_and(|cache| reference::is_known(&planner, cache));
+    let known = reference_is_known.then(|| NOT_NEEDED.to_owned());
+    for message in found.into_iter().chain(known) {
+        tracing::info!(kind = REFERENCE_VALUES, "{message}");
+        journal.record(REFERENCE_VALUES, point.committed, &message, None)?;
+        notes.push(StartNote { message, is_warning: false });
+    }
     let machine = MachineOptions {
         resume: resume_point(point.checkpoint, &history),
         committed: point.committed,
@@ -140,6 +172,8 @@ pub(crate) fn prepare(
         history,
         retention: Retention::new(dir.checkpoints(), config.checkpoint.keep, point.checkpoint),
         digests,
+        shared,
+        reference_is_known,
         course,
         notes,
     })))
@@ -157,6 +191,7 @@ fn machine_options(config: &RunConfig, total_steps: u64) -> MachineOptions {
             Reduction::Fast => None,
             Reduction::Canonical => Some(config.train.reduction_parts),
         },
+        sharded: config.train.mode != Mode::Replicated,
         total_steps,
         lookahead_steps: coordinator.lookahead_steps,
         checkpoint_every: config.checkpoint.every_steps,
@@ -182,11 +217,15 @@ fn to_go_on_with(config: &RunConfig) -> RunConfig {
 }
 
 impl Data {
-    fn open(config: &RunConfig, dir: &RunDir) -> Result<Self, CoordinatorError> {
-        let cache_dir = config.data.cache_dir.clone().unwrap_or_else(|| dir.cache());
+    /// Opens the token stores, below `cache_dir` unless the configuration puts them elsewhere.
+    ///
+    /// # Errors
+    /// Data that cannot be used.
+    pub(crate) fn open(config: &RunConfig, cache_dir: &Path) -> Result<Self, CoordinatorError> {
+        let cache_dir = config.data.cache_dir.as_deref().unwrap_or(cache_dir);
         let model = &config.model.path;
         let open = |files, classes| {
-            TokenStore::open_or_build(files, model, &config.data, classes, &cache_dir)
+            TokenStore::open_or_build(files, model, &config.data, classes, cache_dir)
         };
         let (train, report) = open(&config.data.train, Classes::Both(config.objective.name))?;
         let eval = match config.data.eval.as_slice() {
@@ -196,6 +235,11 @@ impl Data {
         let weights =
             config.objective.resolved_weights(train.num_desirable(), train.num_undesirable());
         Ok(Self { train, report, eval, weights })
+    }
+
+    /// Rows of the training data.
+    pub(crate) fn num_rows(&self) -> u64 {
+        self.train.len()
     }
 }
 
@@ -253,13 +297,19 @@ fn note_start(
     Ok(notes)
 }
 
-fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {
+/// What makes the shards of the run.
+pub(crate) fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {
     let options = PlannerOptions {
         plan: PlanOptions {
             seed: config.train.seed,
             order: config.data.order,
             global_batch_size: config.train.global_batch_size,
-            microbatch_tokens: config.train.microbatch_tokens.tokens().unwrap_or(4096),
+            // Settled before a run; who asks only for its sequences packs nothing.
+            microbatch_tokens: config
+                .train
+                .microbatch_tokens
+                .tokens()
+                .unwrap_or(config.data.max_length),
             max_length: config.data.max_length,
             needs_pairs: config.objective.name == ObjectiveName::Kto,
         },

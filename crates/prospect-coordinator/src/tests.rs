@@ -1,5 +1,6 @@
 //! Whole runs against workers that speak the protocol and compute nothing.
 
+mod budget;
 mod data;
 mod duties;
 mod elastic;
@@ -11,6 +12,7 @@ mod restarts;
 mod runs;
 mod script;
 mod services;
+mod shared_values;
 mod started;
 mod worker;
 mod world;

@@ -16,9 +16,9 @@ mod run_state;
 mod shard;
 
 pub use config::{
-    CheckpointConfig, Columns, ConfigError, CoordinatorConfig, DataConfig, Dtype, LrSchedule, Mode,
-    ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong, Recompute, Reduction,
-    ReferenceSection, Resume, RunConfig, TrainConfig, Weight,
+    CheckpointConfig, Columns, ConfigError, CoordinatorConfig, DataConfig, Dtype, LrSchedule,
+    MicrobatchTokens, Mode, ModelSection, ObjectiveConfig, ObjectiveName, Order, Overlong,
+    Recompute, Reduction, ReferenceSection, Resume, RunConfig, TrainConfig, Weight,
 };
 pub use digest::{DigestBuilder, DigestError, digest_files, is_model_file};
 pub use exit::ExitCode;

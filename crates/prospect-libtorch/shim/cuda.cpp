@@ -104,6 +104,29 @@ int prospect_cuda_device_name(int device_idx, char* out, int size, char** messag
   });
 }
 
+int prospect_cuda_device_memory(int device_idx, size_t* out, char** message) {
+  return prospect::guarded(message, [&] {
+    void* driver = open_driver();
+    if (driver == nullptr) {
+      throw prospect::Unavailable("there is no NVIDIA driver");
+    }
+    int device = 0;
+    int status = driver_function<int(unsigned)>(driver, "cuInit")(0);
+    if (status == 0) {
+      status = driver_function<int(int*, int)>(driver, "cuDeviceGet")(&device, device_idx);
+    }
+    if (status == 0) {
+      // The name without the suffix is the interface from when sizes had 32 bits.
+      status = driver_function<int(size_t*, int)>(driver, "cuDeviceTotalMem_v2")(out, device);
+    }
+    if (status != 0) {
+      throw prospect::Unavailable(
+          "the NVIDIA driver does not tell the device's memory: CUDA error " +
+          std::to_string(status));
+    }
+  });
+}
+
 int prospect_load_torch_cuda(char** message) {
   return prospect::guarded(message, [&] {
     std::string folder;

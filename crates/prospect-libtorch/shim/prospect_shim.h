@@ -141,7 +141,6 @@ int prospect_storage_release(const at::Tensor* tensor, char** message);
 // Allocates it again, with arbitrary contents, for a tensor that spans its storage.
 int prospect_storage_restore(const at::Tensor* tensor, char** message);
 int prospect_storage_bytes(const at::Tensor* tensor, uint64_t* out, char** message);
-
 // A copy of a tensor in main memory on a CUDA device, through pinned memory, on the current stream.
 int prospect_upload(
     const at::Tensor* host, int device_idx, at::Tensor** out, char** message);
@@ -151,6 +150,8 @@ int prospect_upload(
 int prospect_cuda_driver_devices(int* out, char** message);
 // Writes the driver's name of a device, cut to `size` with its nul, into `out`.
 int prospect_cuda_device_name(int device_idx, char* out, int size, char** message);
+// Bytes of memory of a device as the driver has it.
+int prospect_cuda_device_memory(int device_idx, size_t* out, char** message);
 // Brings libtorch_cuda into the process from the folder that libtorch_cpu came from.
 int prospect_load_torch_cuda(char** message);
 int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message);

@@ -54,6 +54,32 @@ pub fn cuda_device_name(device_idx: usize) -> Result<String> {
     Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
 }
 
+/// Waits until a CUDA device has done all that it was given.
+///
+/// # Errors
+/// A device that is not there, or an operation on it that failed.
+pub fn cuda_synchronize(device_idx: usize) -> Result<()> {
+    let device = c_int::try_from(device_idx).unwrap_or(c_int::MAX);
+    // SAFETY: the function takes any index and refuses those without a device.
+    ffi::call("cuda_synchronize", |message| unsafe {
+        ffi::prospect_cuda_synchronize(device, message)
+    })
+}
+
+/// Bytes of memory of the CUDA device `device_idx`, used or not.
+///
+/// # Errors
+/// [`LibtorchError::BackendUnavailable`] when the driver has no such device.
+pub fn cuda_device_memory_bytes(device_idx: usize) -> Result<u64> {
+    let device = c_int::try_from(device_idx).unwrap_or(c_int::MAX);
+    let mut bytes = 0;
+    ffi::call("cuda_device_memory_bytes", |message| {
+        // SAFETY: the driver writes one number, which outlives the call.
+        unsafe { ffi::prospect_cuda_device_memory(device, &mut bytes, message) }
+    })?;
+    Ok(bytes as u64)
+}
+
 /// Sets the number of threads one operation on the CPU may use, at least 1.
 pub fn set_threads(n: usize) {
     tch::set_num_threads(i32::try_from(n.max(1)).unwrap_or(i32::MAX));

@@ -102,6 +102,7 @@ unsafe extern "C" {
 
     pub(crate) fn prospect_cuda_driver_devices(out: *mut c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_device_name(device_idx: c_int, out: *mut c_char, size: c_int, message: Message) -> c_int;
+    pub(crate) fn prospect_cuda_device_memory(device_idx: c_int, out: *mut usize, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_synchronize(device_idx: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_load_torch_cuda(message: Message) -> c_int;
     pub(crate) fn prospect_cuda_memory(device_idx: c_int, out: *mut Memory, message: Message) -> c_int;

@@ -21,7 +21,10 @@ mod transfer;
 
 pub use attention::{Offsets, VarlenAttention, varlen_attention};
 pub use autograd::{KeepGraph, vjp};
-pub use cuda::{cuda_device_count, cuda_device_name, ensure_cuda_loaded, set_threads};
+pub use cuda::{
+    cuda_device_count, cuda_device_memory_bytes, cuda_device_name, cuda_synchronize,
+    ensure_cuda_loaded, set_threads,
+};
 pub use error::{LibtorchError, Result};
 pub use event::CudaEvent;
 pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};

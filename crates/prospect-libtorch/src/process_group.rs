@@ -28,7 +28,8 @@ const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
 /// The library that moves the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// Tensors in main memory, over TCP.
+    /// Over TCP. Tensors on a CUDA device go through main memory, so that several ranks can share
+    /// one device.
     Gloo,
     /// Tensors on a CUDA device.
     Nccl {
@@ -65,7 +66,7 @@ impl Backend {
 
     fn takes(self, device: Device) -> bool {
         match (self, device) {
-            (Self::Gloo, Device::Cpu) => true,
+            (Self::Gloo, Device::Cpu | Device::Cuda(_)) => true,
             (Self::Nccl { device }, Device::Cuda(device_idx)) => device == device_idx,
             _ => false,
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use prospect_core::ExitCode;
+use prospect_shape::ShapeError;
 
 /// Why a model could not be loaded, run or saved.
 #[derive(Debug, thiserror::Error)]
@@ -50,38 +51,9 @@ pub enum ModelError {
         /// The parser's words.
         message: String,
     },
-    /// The configuration lacks a key that the mathematics depends on.
-    #[error("key {key:?} is missing in {}; add it ({advice})", path.display())]
-    MissingKey {
-        /// The key, with the section it belongs to.
-        key: String,
-        /// The configuration file.
-        path: PathBuf,
-        /// What the value means.
-        advice: &'static str,
-    },
-    /// The configuration has a key that this crate does not know.
-    #[error("unknown key {key:?} (value {value}) in {}; remove it if it does not change the model's mathematics", path.display())]
-    UnknownKey {
-        /// The key, with the section it belongs to.
-        key: String,
-        /// Its value as JSON, shortened.
-        value: String,
-        /// The configuration file.
-        path: PathBuf,
-    },
-    /// The configuration has a value that this crate cannot honour.
-    #[error("{key} is {found} in {}, but {expected}", path.display())]
-    BadValue {
-        /// The key, with the section it belongs to.
-        key: String,
-        /// The value as JSON, shortened.
-        found: String,
-        /// What is supported and what to change.
-        expected: String,
-        /// The configuration file.
-        path: PathBuf,
-    },
+    /// The model's configuration cannot be used.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A tensor of the architecture is in none of the files.
     #[error("tensor {tensor:?} of shape {expected:?} is missing in {}", path.display())]
     MissingTensor {
@@ -195,9 +167,6 @@ impl ModelError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::MissingFile { .. }
-            | Self::MissingKey { .. }
-            | Self::UnknownKey { .. }
-            | Self::BadValue { .. }
             | Self::SequenceTooLong { .. }
             | Self::InvalidArgument { .. } => ErrorClass::Configuration,
             Self::MissingShard { .. }
@@ -209,6 +178,11 @@ impl ModelError {
             | Self::WrongShard { .. }
             | Self::TiedHeadDiffers { .. } => ErrorClass::Corrupt,
             Self::Read { .. } | Self::Write { .. } => ErrorClass::Storage,
+            Self::Shape(error) => match error {
+                ShapeError::Read { .. } => ErrorClass::Storage,
+                ShapeError::Malformed { .. } => ErrorClass::Corrupt,
+                _ => ErrorClass::Configuration,
+            },
             Self::Torch { .. } | Self::Libtorch(_) => ErrorClass::Internal,
         }
     }

@@ -5,7 +5,6 @@
 
 mod block;
 mod checkpoint;
-mod config;
 mod error;
 pub mod generate;
 mod layout;
@@ -13,16 +12,17 @@ mod load;
 mod model;
 mod rotary;
 mod save;
-mod spec;
 
 pub use block::Attend;
-pub use config::{Family, Llama3Scaling, ModelConfig, RopeConfig};
 pub use error::{ErrorClass, ModelError};
 pub use layout::{Layout, PrefixedKeys, Span};
 pub use load::{ComputeType, LoadOptions, ModelFiles};
 pub use model::{CausalLm, NamedParameter};
 pub use rotary::RotaryTables;
 pub use save::SaveType;
+
+pub use prospect_shape::{Family, Llama3Scaling, ModelConfig, RopeConfig, ShapeError, StoredType};
+use prospect_shape::{config, spec};
 
 #[cfg(test)]
 mod testing;

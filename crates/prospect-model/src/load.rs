@@ -87,6 +87,11 @@ impl ModelFiles {
         &self.config
     }
 
+    /// Name and shape of every parameter, in the model's order.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &[i64])> {
+        self.specs.iter().flatten().map(|spec| (spec.name.as_str(), spec.shape.as_slice()))
+    }
+
     /// A parameter by its checkpoint name, in the shape and type of the file: a view of the mapped
     /// file, not to be written to.
     ///

@@ -1,13 +1,14 @@
 //! How many passes a step has, where every rank takes part in every pass: as many as the rank with
 //! the most of them.
 
-use prospect_core::{Microbatch, Mode, Shard, ShardKind};
+use prospect_core::{Mode, Shard, ShardKind};
 use tch::{Device, Kind, Tensor};
 
 use crate::chain::{Chain, walk_backward_idly, walk_forward_idly};
 use crate::parameters::Parameters;
-use crate::passes::{mismatched, policy_passes, reference_passes, sequences};
+use crate::passes::{mismatched, reference_passes, sequences};
 use crate::reduction::Summation;
+use crate::sharing::{budget, pack};
 use crate::{TrainError, Trainer};
 
 /// Passes of a step.
@@ -16,9 +17,9 @@ pub(crate) struct Passes {
     /// Of the reference.
     pub(crate) reference: usize,
     /// Of the policy, without gradient.
-    pub(crate) scored: usize,
-    /// Of the policy, with gradient.
-    pub(crate) trained: usize,
+    pub(crate) scoring: usize,
+    /// Of the policy, forward and backward.
+    pub(crate) training: usize,
 }
 
 // === impl Passes ===
@@ -30,12 +31,14 @@ impl Passes {
         for part in &shard.parts {
             let all = sequences(part);
             passes.reference += reference_passes(part, &all, checks_drift).0.len();
-            match shard.kind {
-                ShardKind::Train => {
-                    passes.scored += policy_passes(part, &mismatched(part)).len();
-                    passes.trained += num_filled(&part.target_microbatches);
-                }
-                ShardKind::Eval => passes.scored += policy_passes(part, &all).len(),
+            let scored = match shard.kind {
+                ShardKind::Train => mismatched(part),
+                ShardKind::Eval => all,
+            };
+            passes.scoring += pack(&scored, 0..scored.len(), budget(part)).len();
+            if shard.kind == ShardKind::Train {
+                passes.training +=
+                    part.target_microbatches.iter().filter(|m| !m.is_empty()).count();
             }
         }
         passes
@@ -45,13 +48,14 @@ impl Passes {
 impl Trainer {
     /// Works out with the other ranks how many passes this shard's step has, if they share weights.
     pub(crate) fn align(&mut self, shard: &Shard) -> Result<(), TrainError> {
-        self.forget_passes()?;
         if self.parameters.mode != Mode::FullySharded {
             return Ok(());
         }
-        let Passes { reference, scored, trained } = Passes::of(shard, self.checks_drift(shard));
+        self.forget_passes()?;
+        let Passes { reference, scoring, training } =
+            Passes::of(shard, self.checks_drift(shard.kind));
         let group = self.world()?;
-        let mine = [reference, scored, trained].map(|count| count as i64);
+        let mine = [reference, scoring, training].map(|count| count as i64);
         let mine = Tensor::f_from_slice(&mine)?.f_to_device(self.device)?;
         let size = [group.world_size() as i64, 3];
         let mut all = Tensor::f_zeros(size, (Kind::Int64, self.device))?;
@@ -60,14 +64,14 @@ impl Trainer {
         let most = Vec::<i64>::try_from(&most)?;
         // What a failed collective left behind is not to be believed.
         group.check_health()?;
-        let [reference, scored, trained] = [most[0], most[1], most[2]].map(|n| n as usize);
-        self.passes = Passes { reference, scored, trained };
+        let [reference, scoring, training] = [most[0], most[1], most[2]].map(|n| n as usize);
+        self.passes = Passes { reference, scoring, training };
         Ok(())
     }
 
     /// Takes part in the first forward pass over targets, where only other ranks have one.
     pub(crate) fn idle_forward(&self) -> Result<(), TrainError> {
-        if self.passes.trained > 0 { walk_forward_idly(&self.policy_chain()) } else { Ok(()) }
+        if self.passes.training > 0 { walk_forward_idly(&self.policy_chain()) } else { Ok(()) }
     }
 
     /// Takes part in the training passes that only other ranks have; of the first one the forward
@@ -79,7 +83,7 @@ impl Trainer {
     ) -> Result<(), TrainError> {
         let parameters: &Parameters = &self.parameters;
         let chain: Chain<'_> = self.policy_chain();
-        while parameters.weights.num_passes() < self.passes.scored + self.passes.trained {
+        while parameters.weights.num_passes() < self.passes.scoring + self.passes.training {
             let Some(reduction) = summation.overlap(false, parameters) else { return Ok(()) };
             if !std::mem::take(&mut is_forward_done) {
                 walk_forward_idly(&chain)?;
@@ -88,8 +92,4 @@ impl Trainer {
         }
         Ok(())
     }
-}
-
-fn num_filled(microbatches: &[Microbatch]) -> usize {
-    microbatches.iter().filter(|microbatch| !microbatch.is_empty()).count()
 }

@@ -56,8 +56,8 @@ impl PackedBatch {
         let mut token_ids: Vec<i64> = Vec::new();
         let mut positions: Vec<i64> = Vec::new();
         let mut targets: Vec<i64> = Vec::new();
-        let mut spans = Vec::with_capacity(sequences.len());
         let mut num_completion_tokens = Vec::with_capacity(sequences.len());
+        let mut spans = Vec::with_capacity(sequences.len());
         let mut num_shared_tokens = 0;
         // Where in the pass each sequence's prompt is.
         let mut prompt_places: Vec<Range<usize>> = Vec::with_capacity(sequences.len());

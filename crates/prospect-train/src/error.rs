@@ -114,6 +114,14 @@ pub enum TrainError {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// Another rank's part of a checkpoint could not be had.
+    #[error("rank {rank} has not written its part: {problem}")]
+    Part {
+        /// The rank.
+        rank: usize,
+        /// Why, in that rank's words.
+        problem: String,
+    },
     /// A checkpoint's file is absent, cut off or altered.
     #[error("checkpoint file {} {problem}; resume from another checkpoint", path.display())]
     Damaged {
@@ -209,7 +217,7 @@ impl TrainError {
             Self::Libtorch(source) => libtorch_kind(source),
             Self::Exchange(_) | Self::Peer { .. } => FailureKind::PeerLost,
             Self::NotFinite(_) | Self::NotFiniteWeights { .. } => FailureKind::NotFinite,
-            Self::Storage { .. } => FailureKind::Storage,
+            Self::Storage { .. } | Self::Part { .. } => FailureKind::Storage,
             Self::Damaged { .. } | Self::Drift(_) | Self::Unequal { .. } => FailureKind::Corrupt,
             Self::Tensor(_)
             | Self::Shard { .. }

@@ -38,19 +38,19 @@ impl Trainer {
         failpoint("worker::eval")?;
         let mut tally = Tally::new(shard, None);
         // Targets and mismatched pairs together, so that they share their prompts.
-        let (references, mut policy) = self.score(shard, sequences, &mut tally)?;
-        let mut kl_sums = Vec::with_capacity(shard.parts.len());
-        for (part_idx, (part, targets)) in shard.parts.iter().zip(&mut policy).enumerate() {
-            let mismatched = targets.split_off(part.targets.len());
-            kl_sums.push(tally.mismatched(part_idx, part, &mismatched, &references));
+        let (references, policy) = self.score(shard, sequences, &mut tally)?;
+        let mut kl_sums = Vec::new();
+        for ((part_idx, part), log_probs) in shard.parts.iter().enumerate().zip(&policy) {
+            let mismatched = &log_probs[part.targets.len()..];
+            kl_sums.push(tally.mismatched(part_idx, part, mismatched, &references));
         }
         let exchanges = self.submit(shard, kl_sums, exchange)?;
         clock.lap(Phase::Scoring)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         clock.lap(Phase::ReferencePoint)?;
-        for (part_idx, log_probs) in policy.iter().enumerate() {
+        for ((part_idx, part), log_probs) in shard.parts.iter().enumerate().zip(&policy) {
             let context = (&references, &point, self.objective.as_ref());
-            let all: Vec<u32> = (0..log_probs.len() as u32).collect();
+            let all: Vec<u32> = (0..part.targets.len() as u32).collect();
             tally.targets((shard, part_idx), &all, log_probs, context);
         }
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {

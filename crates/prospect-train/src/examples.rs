@@ -8,13 +8,11 @@ use prospect_core::{
     KlSums, Label, PartKlSums, PartSums, ReferencePoint, ReferenceValue, Sequence, Shard,
     ShardPart, Target,
 };
-use prospect_libtorch::upload;
 use tch::Tensor;
 
-use crate::chain::Scores;
 use crate::drift::{DriftCheck, Packing};
-use crate::flops::PassCost;
 use crate::{BatchLogProbs, ExampleLogProbs, NotFiniteExample, Objective, TrainError};
+use prospect_libtorch::upload;
 
 /// Log-probabilities under the reference, known or computed in this step.
 pub(crate) struct References {
@@ -42,49 +40,12 @@ pub(crate) struct Tally {
     pub(crate) drift: Option<DriftCheck>,
 }
 
-impl References {
-    /// Adds a part with these sequences: values that came with them, and those that were computed,
-    /// by place, each packed as this says.
-    pub(crate) fn add(
-        &mut self,
-        part: &ShardPart,
-        sequences: &[&Sequence],
-        (computed, packing): (impl Iterator<Item = (usize, f64)>, &[Packing]),
-    ) {
-        let known = |sequence: &&Sequence| Some((sequence.reference_log_prob?, Packing::Other));
-        let mut values: Vec<Option<(f64, Packing)>> = sequences.iter().map(known).collect();
-        for (idx, log_prob) in computed {
-            values[idx] = Some((log_prob, packing[idx]));
-            self.computed.push(ReferenceValue {
-                prompt_row: sequences[idx].prompt_row,
-                completion_row: sequences[idx].completion_row,
-                log_prob,
-            });
-        }
-        let mut targets: Vec<_> = values.into_iter().flatten().collect();
-        assert_eq!(targets.len(), sequences.len(), "the passes hold what is not known");
-        let mismatched = targets.split_off(part.targets.len());
-        self.parts.push(PartReferences { targets, mismatched });
-    }
-}
-
 impl Tally {
     /// Nothing added up yet.
     pub(crate) fn new(shard: &Shard, drift: Option<DriftCheck>) -> Self {
         let parts =
             shard.parts.iter().map(|part| PartSums { part: part.part, ..PartSums::default() });
         Self { parts: parts.collect(), not_finite: Vec::new(), drift }
-    }
-
-    /// Adds what passes without gradient over some of these sequences of a part took.
-    pub(crate) fn scored(
-        &mut self,
-        part_idx: usize,
-        scores: &Scores,
-        (cost, sequences): (&PassCost, &[&Sequence]),
-    ) {
-        self.add_flops(part_idx, scores.needed_flops(cost, sequences));
-        self.parts[part_idx].sums.num_shared_tokens += scores.num_shared_tokens;
     }
 
     /// Adds floating-point operations to a part.

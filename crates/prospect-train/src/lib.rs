@@ -14,7 +14,6 @@ mod error;
 mod evaluate;
 mod examples;
 mod exchange;
-mod flops;
 mod head;
 mod not_finite;
 mod objective;

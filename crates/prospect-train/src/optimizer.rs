@@ -79,42 +79,47 @@ pub(crate) fn update(
     {
         let _no_grad = tch::no_grad_guard();
         parameters.num_updates += 1;
-        for (part, weight_decay) in [(Part::Decaying, config.weight_decay), (Part::Rest, 0.0)] {
-            let options = AdamWOptions {
-                lr: learning_rate,
-                beta1: config.adam_betas[0],
-                beta2: config.adam_betas[1],
-                eps: config.adam_epsilon,
-                weight_decay,
-            };
-            // What is copied for an update elsewhere is one segment's gradient at a time.
-            let at_once = if parameters.is_offloaded() { 1 } else { parameters.segments.len() };
-            for segments in parameters.segments.chunks(at_once) {
-                update_part((segments, parameters.num_updates), part, &options)?;
+        // What is copied for an update elsewhere is one segment's gradient at a time.
+        let at_once = if parameters.is_offloaded() { 1 } else { parameters.segments.len().max(1) };
+        for segments in parameters.segments.chunks(at_once) {
+            let gradients = segments
+                .iter()
+                .map(|segment| parameters.gradient_for_update(segment))
+                .collect::<Result<Vec<_>, _>>()?;
+            for (part, weight_decay) in [(Part::Decaying, config.weight_decay), (Part::Rest, 0.0)] {
+                let options = AdamWOptions {
+                    lr: learning_rate,
+                    beta1: config.adam_betas[0],
+                    beta2: config.adam_betas[1],
+                    eps: config.adam_epsilon,
+                    weight_decay,
+                };
+                let shards = segments.iter().zip(&gradients);
+                update_part(shards, parameters.num_updates, part, &options)?;
             }
         }
     }
     parameters.publish()
 }
 
-/// Updates one part of some segments.
-fn update_part(
-    (segments, num_updates): (&[Segment], u64),
+/// Updates one part of some segments with their gradients.
+fn update_part<'a>(
+    shards: impl Iterator<Item = (&'a Segment, &'a Tensor)>,
+    num_updates: u64,
     part: Part,
     options: &AdamWOptions,
 ) -> Result<(), TrainError> {
     let mut lists: [Vec<Tensor>; 4] = Default::default();
-    for segment in segments {
-        let Segment { master, exp_avg, exp_avg_sq, .. } = segment;
-        let gradient = segment.own_gradient()?;
-        for (list, buffer) in lists.iter_mut().zip([master, &gradient, exp_avg, exp_avg_sq]) {
+    for (segment, gradient) in shards {
+        let buffers = [&segment.master, gradient, &segment.exp_avg, &segment.exp_avg_sq];
+        for (list, buffer) in lists.iter_mut().zip(buffers) {
             let [decaying, rest] = segment.split(buffer)?;
             let tensor = match part {
                 Part::Decaying => decaying,
                 Part::Rest => rest,
             };
             if tensor.numel() > 0 {
-                list.push(tensor.f_to_device(master.device())?);
+                list.push(tensor);
             }
         }
     }

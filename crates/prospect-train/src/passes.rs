@@ -8,7 +8,7 @@ use prospect_core::{
 
 use crate::chain::{Scores, score_passes};
 use crate::drift::Packing;
-use crate::examples::{References, Tally};
+use crate::examples::{PartReferences, References, Tally};
 use crate::readback::Readback;
 use crate::reduction::parts_here;
 use crate::sharing::{Pass, Prompts, budget, pack};
@@ -28,56 +28,84 @@ impl Trainer {
         self.align(shard)
     }
 
-    /// Whether the log-ratios of a shard have to be 0: before the first update of a policy that is
-    /// its own reference.
-    pub(crate) fn checks_drift(&self, shard: &Shard) -> bool {
-        shard.kind == ShardKind::Train && self.is_initial && self.reference_is_policy
-    }
-
-    /// Passes without gradient, read from the device once, behind the last: log-probabilities under
-    /// the reference, of targets and mismatched pairs together as far as they did not come with the
-    /// shard, the first of which loads the reference; and those under the policy of the sequences
-    /// `of_policy`, part by part.
-    pub(crate) fn score<'s>(
+    /// Passes without gradient, read from the device once, behind the last. Log-probabilities under
+    /// the reference: those that came with the shard, and the others computed, targets and mismatched
+    /// pairs together; the first of those loads the reference. And those under the policy of the
+    /// sequences of each part that `which` gives.
+    pub(crate) fn score(
         &mut self,
-        shard: &'s Shard,
-        of_policy: impl Fn(&'s ShardPart) -> Vec<&'s Sequence>,
+        shard: &Shard,
+        which: fn(&ShardPart) -> Vec<&Sequence>,
         tally: &mut Tally,
     ) -> Result<(References, Vec<Vec<f64>>), TrainError> {
-        let checks_drift = self.checks_drift(shard);
-        let (mut readback, mut of_reference) = (Readback::default(), Vec::new());
+        let mut readback = Readback::default();
+        let mut scored = Vec::with_capacity(shard.parts.len());
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let sequences = sequences(part);
-            let (passes, packing) = reference_passes(part, &sequences, checks_drift);
-            let mut scores = Scores::default();
+            let (passes, packing) = reference_passes(part, &sequences, tally.drift.is_some());
+            let mut scores = None;
             if !passes.is_empty() {
                 self.reference.ensure_loaded()?;
-                let chain = self.reference_chain();
-                scores = score_passes(&chain, &sequences, &passes, &mut readback)?;
-                tally.scored(part_idx, &scores, (&self.reference.loaded().cost, &sequences));
+                let given =
+                    score_passes(&self.reference_chain(), &sequences, &passes, &mut readback)?;
+                let cost = &self.reference.loaded().cost;
+                tally.add_flops(part_idx, given.needed_flops(cost, &sequences));
+                tally.parts[part_idx].sums.num_shared_tokens += given.num_shared_tokens;
+                scores = Some(given);
             }
-            of_reference.push((sequences, scores, packing));
+            scored.push((sequences, packing, scores));
         }
         if self.passes.reference > 0 {
             self.reference.ensure_loaded()?;
             self.reference_chain().idle_until(self.passes.reference)?;
         }
-        let mut policy = Vec::with_capacity(shard.parts.len());
-        for (part_idx, part) in shard.parts.iter().enumerate() {
-            let sequences = of_policy(part);
-            let passes = policy_passes(part, &sequences);
-            let scores = score_passes(&self.policy_chain(), &sequences, &passes, &mut readback)?;
-            tally.scored(part_idx, &scores, (&self.policy_cost, &sequences));
-            policy.push(scores);
-        }
-        self.policy_chain().idle_until(self.passes.scored)?;
-
-        let values = readback.read()?;
+        let policy = self.score_policy(shard, which, (tally, &mut readback))?;
+        let read = readback.read()?;
         let mut references = References { parts: Vec::new(), computed: Vec::new() };
-        for ((sequences, scores, packing), part) in of_reference.iter().zip(&shard.parts) {
-            references.add(part, sequences, (scores.log_probs(&values), packing));
+        for ((sequences, packing, scores), part) in scored.into_iter().zip(&shard.parts) {
+            let known = |sequence: &&Sequence| Some((sequence.reference_log_prob?, Packing::Other));
+            let mut values: Vec<Option<(f64, Packing)>> = sequences.iter().map(known).collect();
+            for (idx, log_prob) in scores.iter().flat_map(|scores| scores.pairs(&read)) {
+                values[idx] = Some((log_prob, packing[idx]));
+                references.computed.push(ReferenceValue {
+                    prompt_row: sequences[idx].prompt_row,
+                    completion_row: sequences[idx].completion_row,
+                    log_prob,
+                });
+            }
+            let mut targets: Vec<_> = values.into_iter().flatten().collect();
+            assert_eq!(targets.len(), sequences.len(), "the passes hold what is not known");
+            let mismatched = targets.split_off(part.targets.len());
+            references.parts.push(PartReferences { targets, mismatched });
         }
-        Ok((references, policy.iter().map(|scores| scores.in_order(&values)).collect()))
+        let in_order = |(count, scores): &(usize, Scores)| scores.in_order(*count, &read);
+        Ok((references, policy.iter().map(in_order).collect()))
+    }
+
+    /// Passes without gradient of the policy over those sequences of each part that `which` gives,
+    /// with their numbers.
+    fn score_policy(
+        &self,
+        shard: &Shard,
+        which: fn(&ShardPart) -> Vec<&Sequence>,
+        (tally, readback): (&mut Tally, &mut Readback),
+    ) -> Result<Vec<(usize, Scores)>, TrainError> {
+        let mut scored = Vec::with_capacity(shard.parts.len());
+        for (part_idx, part) in shard.parts.iter().enumerate() {
+            let sequences = which(part);
+            let passes = pack(&sequences, 0..sequences.len(), budget(part));
+            let scores = score_passes(&self.policy_chain(), &sequences, &passes, readback)?;
+            tally.add_flops(part_idx, scores.needed_flops(&self.policy_cost, &sequences));
+            tally.parts[part_idx].sums.num_shared_tokens += scores.num_shared_tokens;
+            scored.push((sequences.len(), scores));
+        }
+        self.policy_chain().idle_until(self.passes.scoring)?;
+        Ok(scored)
+    }
+
+    /// Whether this step finds out that policy and reference are not computed alike.
+    pub(crate) fn checks_drift(&self, kind: ShardKind) -> bool {
+        kind == ShardKind::Train && self.is_initial && self.reference_is_policy
     }
 
     /// Hands in the sums, unless the step has no pairs and the objective needs none.
@@ -139,14 +167,14 @@ impl Trainer {
     }
 }
 
-/// The sequences of a part: its targets, then its mismatched pairs.
-pub(crate) fn sequences(part: &ShardPart) -> Vec<&Sequence> {
-    part.targets.iter().map(|target| &target.sequence).chain(&part.mismatched).collect()
-}
-
 /// The mismatched pairs of a part.
 pub(crate) fn mismatched(part: &ShardPart) -> Vec<&Sequence> {
     part.mismatched.iter().collect()
+}
+
+/// The sequences of a part: its targets, then its mismatched pairs.
+pub(crate) fn sequences(part: &ShardPart) -> Vec<&Sequence> {
+    part.targets.iter().map(|target| &target.sequence).chain(&part.mismatched).collect()
 }
 
 /// Passes over those of a part's sequences whose reference value is not known, and what each
@@ -180,9 +208,4 @@ pub(crate) fn reference_passes(
     }
     passes.extend(pack(sequences, mismatched.filter(is_unknown), budget(part)));
     (passes, packing)
-}
-
-/// Passes over sequences of a part under the policy.
-pub(crate) fn policy_passes(part: &ShardPart, sequences: &[&Sequence]) -> Vec<Pass> {
-    pack(sequences, 0..sequences.len(), budget(part))
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use prospect_core::Mode;
 use prospect_libtorch::ProcessGroup;
-use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelFiles};
+use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelError, ModelFiles};
+use prospect_shape::PassCost;
 
 use crate::TrainError;
 use crate::chain::Chain;
-use crate::flops::PassCost;
 use crate::parameters::{Layout, Place, Weights};
 use crate::progress::Progress;
 
@@ -17,6 +17,8 @@ use crate::progress::Progress;
 pub(crate) struct Reference {
     path: PathBuf,
     options: LoadOptions,
+    /// Size of the policy's vocabulary, which must be the reference's too.
+    vocab_size: i64,
     /// Which shard of the weights this rank holds, where ranks share them.
     place: Option<Place>,
     loaded: Option<LoadedReference>,
@@ -33,21 +35,23 @@ pub(crate) struct LoadedReference {
 // === impl Reference ===
 
 impl Reference {
-    /// Reads no more than the reference's configuration.
+    /// Reads nothing.
+    pub(crate) fn new(path: &Path, options: LoadOptions, vocab_size: i64) -> Self {
+        Self { path: path.to_owned(), options, vocab_size, place: None, loaded: None }
+    }
+
+    /// Reads the reference's configuration.
     ///
     /// # Errors
-    /// [`TrainError::Load`] without a configuration that is understood, [`TrainError::Vocabulary`]
-    /// where it has not `vocab_size` tokens.
-    pub(crate) fn new(
-        path: &Path,
-        options: LoadOptions,
-        vocab_size: i64,
-    ) -> Result<Self, TrainError> {
-        let found = ModelConfig::read(path).map_err(load_error)?.vocab_size;
-        if found != vocab_size {
-            return Err(TrainError::Vocabulary { policy: vocab_size, reference: found });
+    /// [`TrainError::Load`] without one that is understood, [`TrainError::Vocabulary`] where it
+    /// has not as many tokens as the policy.
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        let config = ModelConfig::read(&self.path).map_err(|source| load_error(source.into()))?;
+        let found = config.vocab_size;
+        if found != self.vocab_size {
+            return Err(TrainError::Vocabulary { policy: self.vocab_size, reference: found });
         }
-        Ok(Self { path: path.to_owned(), options, place: None, loaded: None })
+        Ok(())
     }
 
     /// Says which shard of the weights this rank is to hold; without this it holds all of them.
@@ -60,11 +64,12 @@ impl Reference {
     /// Loads the model unless it is there.
     ///
     /// # Errors
-    /// [`TrainError::Load`].
+    /// As of [`Reference::check`].
     pub(crate) fn ensure_loaded(&mut self) -> Result<(), TrainError> {
         if self.loaded.is_some() {
             return Ok(());
         }
+        self.check()?;
         let (model, weights) = match self.place {
             None => (CausalLm::load(&self.path, &self.options).map_err(load_error)?, None),
             Some(place) => {
@@ -72,7 +77,7 @@ impl Reference {
                 (model, Some(weights))
             }
         };
-        let cost = PassCost::new(&model);
+        let cost = PassCost::new(model.config());
         self.loaded = Some(LoadedReference { model, cost, weights });
         Ok(())
     }
@@ -120,6 +125,6 @@ impl Reference {
     }
 }
 
-fn load_error(source: prospect_model::ModelError) -> TrainError {
+fn load_error(source: ModelError) -> TrainError {
     TrainError::Load { role: "reference", source }
 }

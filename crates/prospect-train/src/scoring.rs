@@ -31,5 +31,5 @@ pub fn score(
     let passes = pack(&sequences, 0..sequences.len(), microbatch_tokens as usize);
     let (chain, mut readback) = (Chain::whole(model, &progress), Readback::default());
     let scores = score_passes(&chain, &sequences, &passes, &mut readback)?;
-    Ok(scores.in_order(&readback.read()?))
+    Ok(scores.in_order(sequences.len(), &readback.read()?))
 }

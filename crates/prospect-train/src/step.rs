@@ -95,8 +95,10 @@ impl Trainer {
         self.discard();
         self.begin(shard, self.done.next())?;
         failpoint("worker::scoring")?;
-        let drift = || DriftCheck::new(shard.step, self.policy.kind(), self.device);
-        let mut tally = Tally::new(shard, self.checks_drift(shard).then(drift));
+        let checks_drift = self.checks_drift(shard.kind);
+        let drift =
+            checks_drift.then(|| DriftCheck::new(shard.step, self.policy.kind(), self.device));
+        let mut tally = Tally::new(shard, drift);
         let (references, policy) = self.score(shard, mismatched, &mut tally)?;
         let parts = shard.parts.iter().zip(&policy).enumerate();
         let kl_sums = parts

@@ -9,13 +9,13 @@ use prospect_libtorch::{
     AbortHandle, ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads,
 };
 use prospect_model::{CausalLm, ComputeType, LoadOptions, ModelFiles};
+use prospect_shape::PassCost;
 use tch::Device;
 
 use crate::align::Passes;
 use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::error::failpoint;
-use crate::flops::PassCost;
 use crate::parameters::{Parameters, Place, Weights};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -67,6 +67,23 @@ impl Trainer {
     /// What the policy cannot be loaded for; a reference that is not there or has another
     /// vocabulary.
     pub fn new(config: &RunConfig, device: Device) -> Result<Self, TrainError> {
+        let mut trainer = Self::with_known_reference(config, device)?;
+        trainer.reference.check()?;
+        let is_whole = config.train.mode != Mode::FullySharded;
+        if !trainer.objective.needs_mismatched_pairs() && is_whole {
+            // Without an exchange to wait in, ranks that need not load it would be waiting in a
+            // collective, whose time is bounded.
+            trainer.reference.ensure_loaded()?;
+        }
+        Ok(trainer)
+    }
+
+    /// The same for a run whose shards bring all values of the reference: nothing of it is read
+    /// unless one is missing after all.
+    ///
+    /// # Errors
+    /// What the policy cannot be loaded for.
+    pub fn with_known_reference(config: &RunConfig, device: Device) -> Result<Self, TrainError> {
         failpoint("worker::load")?;
         if let Some(threads) = config.train.threads {
             set_threads(threads as usize);
@@ -88,24 +105,18 @@ impl Trainer {
         let path = config.reference.path.as_ref().unwrap_or(&config.model.path);
         let options = LoadOptions { device, compute };
         let reference_is_policy = is_same(path, &config.model.path);
-        let mut reference = Reference::new(path, options, policy.config().vocab_size)?;
-        let objective = objective(&config.objective);
-        if !objective.needs_mismatched_pairs() && mode != Mode::FullySharded {
-            // Without an exchange to wait in, ranks that need not load it would be waiting in a
-            // collective, whose time is bounded.
-            reference.ensure_loaded()?;
-        }
+        let reference = Reference::new(path, options, policy.config().vocab_size);
         Ok(Self {
             config: config.clone(),
             device,
             group: None,
-            policy_cost: PassCost::new(&policy),
+            policy_cost: PassCost::new(policy.config()),
             policy,
             reference,
             reference_is_policy,
             parameters,
             passes: Passes::default(),
-            objective,
+            objective: objective(&config.objective),
             progress,
             done: Step(0),
             is_initial: mode == Mode::Replicated,
@@ -178,7 +189,7 @@ impl Trainer {
         self.group.as_ref().map(ProcessGroup::abort_handle)
     }
 
-    /// The policy as it is now.
+    /// The policy as it is now. Where ranks share its weights, they are there during passes only.
     pub fn policy(&self) -> &CausalLm {
         &self.policy
     }

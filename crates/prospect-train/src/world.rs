@@ -123,8 +123,8 @@ impl Trainer {
             for flat in [&segment.master, &segment.exp_avg, &segment.exp_avg_sq] {
                 let is_root = group.rank() == root;
                 let spare = has_them && !is_root;
-                let mut flat = if spare { flat.f_empty_like()? } else { flat.shallow_clone() };
-                group.broadcast(&mut flat, root)?.wait()?;
+                let flat = if spare { flat.f_empty_like()? } else { flat.shallow_clone() };
+                self.broadcast_flat(&flat, root)?;
                 self.progress.tick();
             }
         }

@@ -45,6 +45,9 @@ pub(crate) enum Command {
         /// As a JSON array.
         #[arg(long)]
         json: bool,
+        /// Measure the rate of matrix products, too.
+        #[arg(long)]
+        measure: bool,
     },
 }
 

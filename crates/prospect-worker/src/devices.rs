@@ -1,39 +1,37 @@
 //! Devices of this machine, and the choice among them.
 
+mod rate;
 #[cfg(test)]
 mod tests;
 
 use std::thread::available_parallelism;
 
+use prospect_shape::dense_bf16_peak;
 use prospect_train::TrainError;
 use serde::Serialize;
 
 use crate::WorkerError;
 use crate::options::{BackendChoice, DeviceChoice, Environment};
-use crate::torch::{Backend, Device, Kind, LibtorchError, cuda_device_count, cuda_device_name};
-
-/// Dense bf16 rates in FLOP/s of whole GPUs, by the words of the driver's name for them. The first
-/// line whose words are all in a name counts. From NVIDIA's data sheets, which for some give the
-/// rate with sparsity: twice this.
-const PEAKS: [(&[&str], f64); 11] = [
-    (&["B200"], 2250e12),
-    (&["H200", "NVL"], 835e12),
-    (&["H200"], 989e12),
-    (&["H100", "PCIe"], 756e12),
-    (&["H100", "NVL"], 835e12),
-    (&["H100"], 989e12),
-    (&["A100", "SXM4"], 312e12),
-    (&["A100", "PCIE"], 312e12),
-    (&["A100", "PCIe"], 312e12),
-    (&["L40S"], 362e12),
-    (&["L4"], 121e12),
-];
+use crate::torch::{
+    Backend, Device, Kind, LibtorchError, cuda_device_count, cuda_device_memory_bytes,
+    cuda_device_name,
+};
 
 /// A device that a worker can compute on, or one that it could if it worked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DeviceInfo {
     /// `cpu` or `cuda:N`; `cuda` for GPUs that are there and cannot be used.
     pub name: String,
+    /// The driver's name of a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Memory of a GPU, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// FLOP/s that products of large matrices reach in the type that `dtype = "auto"` means on the
+    /// device, where they were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flops_per_second: Option<f64>,
     /// Cores, for a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<usize>,
@@ -47,20 +45,36 @@ pub fn list_devices() -> Vec<DeviceInfo> {
     list(cuda_device_count())
 }
 
+/// The devices with the rates that they reach, which takes a second for each.
+pub fn measure_devices() -> Vec<DeviceInfo> {
+    let measured = |info: DeviceInfo| {
+        let device = match info.name.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(device_idx)) => Device::Cuda(device_idx),
+            _ => Device::Cpu,
+        };
+        let flops_per_second =
+            if info.problem.is_none() { rate::matrix_rate(device).ok() } else { None };
+        DeviceInfo { flops_per_second, ..info }
+    };
+    list_devices().into_iter().map(measured).collect()
+}
+
 fn list(num_gpus: Result<usize, LibtorchError>) -> Vec<DeviceInfo> {
-    let cpu = DeviceInfo { name: "cpu".to_owned(), cores: Some(num_cores()), problem: None };
+    let cpu =
+        DeviceInfo { name: "cpu".to_owned(), cores: Some(num_cores()), ..DeviceInfo::default() };
     match num_gpus {
         Ok(0) => vec![cpu],
         Ok(count) => (0..count)
             .map(|device_idx| DeviceInfo {
                 name: format!("cuda:{device_idx}"),
-                cores: None,
-                problem: None,
+                model: cuda_device_name(device_idx).ok(),
+                memory_bytes: cuda_device_memory_bytes(device_idx).ok(),
+                ..DeviceInfo::default()
             })
             .collect(),
         Err(error) => {
             let problem = Some(error.to_string());
-            vec![cpu, DeviceInfo { name: "cuda".to_owned(), cores: None, problem }]
+            vec![cpu, DeviceInfo { name: "cuda".to_owned(), problem, ..DeviceInfo::default() }]
         }
     }
 }
@@ -130,19 +144,9 @@ pub(crate) fn device_name(device: Device) -> String {
 /// Dense peak rate of the device in FLOP/s for passes in this type, where it is known.
 pub(crate) fn peak_flops_per_second(device: Device, kind: Kind) -> Option<f64> {
     match (device, kind) {
-        (Device::Cuda(device_idx), Kind::BFloat16) => peak_of(&cuda_device_name(device_idx).ok()?),
+        (Device::Cuda(device_idx), Kind::BFloat16) => {
+            dense_bf16_peak(&cuda_device_name(device_idx).ok()?)
+        }
         _ => None,
     }
-}
-
-fn peak_of(name: &str) -> Option<f64> {
-    let words: Vec<&str> = name.split([' ', '-']).collect();
-    // A part of a GPU has a part of its rate.
-    if words.contains(&"MIG") {
-        return None;
-    }
-    PEAKS
-        .iter()
-        .find(|(needed, _)| needed.iter().all(|word| words.contains(word)))
-        .map(|&(_, peak)| peak)
 }

@@ -20,7 +20,7 @@ mod testing;
 mod tests;
 mod torch;
 
-pub use devices::{DeviceInfo, list_devices, resolve_device};
+pub use devices::{DeviceInfo, list_devices, measure_devices, resolve_device};
 pub use digest::model_digest;
 pub use error::WorkerError;
 pub use inference::{GenerateArgs, InferenceError, ModelArgs, ScoreArgs, generate, score};

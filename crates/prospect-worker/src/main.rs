@@ -11,7 +11,10 @@ use std::process;
 
 use clap::Parser as _;
 use prospect_core::ExitCode;
-use prospect_worker::{Environment, WorkerOptions, generate, list_devices, run_until, score};
+use prospect_worker::{
+    DeviceInfo, Environment, WorkerOptions, generate, list_devices, measure_devices, run_until,
+    score,
+};
 
 use args::{Args, Command, RunArgs};
 
@@ -54,7 +57,9 @@ fn carry_out(command: Command) -> Result<ExitCode, Failure> {
                 .map_err(|error| Failure { exit: error.exit_code(), message: error.to_string() })?;
             Ok(ExitCode::Complete)
         }
-        Command::Devices { json } => devices(json),
+        Command::Devices { json, measure } => {
+            devices(if measure { measure_devices() } else { list_devices() }, json)
+        }
     }
 }
 
@@ -76,8 +81,7 @@ fn work(args: RunArgs) -> Result<ExitCode, Failure> {
     result.map_err(|error| Failure { exit: error.exit_code(), message: error.to_string() })
 }
 
-fn devices(json: bool) -> Result<ExitCode, Failure> {
-    let devices = list_devices();
+fn devices(devices: Vec<DeviceInfo>, json: bool) -> Result<ExitCode, Failure> {
     if json {
         let text = serde_json::to_string(&devices)
             .map_err(|error| Failure { exit: ExitCode::Internal, message: error.to_string() })?;
@@ -85,10 +89,15 @@ fn devices(json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::Complete);
     }
     for device in devices {
-        match (device.cores, device.problem) {
-            (_, Some(problem)) => println!("{} (cannot be used: {problem})", device.name),
-            (Some(cores), None) => println!("{} ({cores} cores)", device.name),
-            (None, None) => println!("{}", device.name),
+        let cores = device.cores.map(|cores| format!("{cores} cores"));
+        let memory = device.memory_bytes.map(|bytes| format!("{:.1} GB", bytes as f64 / 1e9));
+        let rate = device.flops_per_second.map(|rate| format!("{:.3} TFLOP/s", rate / 1e12));
+        let problem = device.problem.map(|problem| format!("cannot be used: {problem}"));
+        let known = [device.model, cores, memory, rate, problem];
+        let words: Vec<String> = known.into_iter().flatten().collect();
+        match words.as_slice() {
+            [] => println!("{}", device.name),
+            words => println!("{} ({})", device.name, words.join(", ")),
         }
     }
     Ok(ExitCode::Complete)

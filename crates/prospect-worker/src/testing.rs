@@ -65,6 +65,8 @@ pub struct Scripted {
     pub join_timeout: Duration,
     /// Directory and digest of the reference model, where it is another one.
     pub reference: Option<(PathBuf, String)>,
+    /// Whether it says that nobody needs the reference model.
+    pub reference_is_known: bool,
     /// Model directory of the run.
     pub model: PathBuf,
     /// Digest of its own model.
@@ -106,6 +108,7 @@ impl Scripted {
             later_run_id: "scripted",
             join_timeout: Duration::from_secs(60),
             reference: None,
+            reference_is_known: false,
             model: model.to_owned(),
             digest: model_digest(model).unwrap(),
             run_dir: PathBuf::new(),

@@ -4,7 +4,9 @@ pub const PROSPECT: &str = "\
 Examples:
   prospect doctor
   prospect data check feedback.jsonl --model ./model
+  prospect plan run.toml
   prospect train run.toml --workers 2
+  prospect score run.toml --workers 2
   prospect status http://127.0.0.1:7000 --watch
   prospect verify runs/run
   prospect generate --model runs/run/final --prompt \"Why is the sky blue?\"
@@ -29,6 +31,27 @@ Restarts that are used up without progress end the run with exit code 93.
 
 Ctrl-C or SIGTERM saves a checkpoint and ends with exit code 75; the same command goes on from
 there, also after a run that was killed. A second one ends at once.";
+
+pub const SCORE: &str = "\
+Examples:
+  prospect score run.toml --workers 2
+  prospect score run.toml --set reference.cache_dir=/shared/values
+
+Targets, evaluation data and the mismatched pairs of every step are scored under the reference
+model. The values go to reference.cache_dir where that is set, and serve every run with the same
+reference, type and tokens; else to the run directory, which must not hold a run that has begun.
+What was computed is kept at once: after a kill the same command goes on.";
+
+pub const PLAN: &str = "\
+Examples:
+  prospect plan run.toml
+  prospect plan run.toml --measure --json
+  prospect plan run.toml --gpus 64 --gpu H100 --set train.mode=fully_sharded
+  prospect plan run.toml --gpus 8 --gpu-memory 141 --prompt-tokens 256 --completion-tokens 256
+
+Nothing is run. Memory follows from the model's config.json and the configuration, time from rates: the
+defaults are data sheets and assumptions (docs/performance.md), so give measured ones where there
+are any. Exit code 64 when the run does not fit, with what would.";
 
 pub const COORDINATOR: &str = "\
 Examples:

@@ -19,7 +19,7 @@ pub async fn run(args: CoordinatorArgs) -> Result<ExitCode, CliError> {
     let run_dir = files::run_dir(args.run_dir.as_deref(), &args.config.config);
     let mut signals = Signals::listen()?;
 
-    let options = Options { config, run_dir: run_dir.clone(), listen, run_id: None };
+    let options = Options { config, run_dir: run_dir.clone(), listen, run_id: None, device: None };
     let coordinator = tokio::select! {
         coordinator = Coordinator::bind(options) => coordinator?,
         // Nothing has begun yet: there is nothing to keep.

@@ -6,6 +6,8 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod plan;
+pub mod score;
 pub mod status;
 pub mod train;
 pub mod verify;

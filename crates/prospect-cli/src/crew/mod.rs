@@ -14,6 +14,7 @@ use prospect_proto::RunStatus;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
+use crate::devices;
 use crate::error::CliError;
 
 use budget::Budget;
@@ -255,11 +256,6 @@ fn takes_part(status: &RunStatus, name: &str) -> bool {
 impl CrewOptions {
     /// The device of the worker with this number.
     fn device_of(&self, rank: u32) -> String {
-        match (self.device.as_str(), self.num_gpus) {
-            // Without GPUs the worker decides, and tells of GPUs that cannot be used.
-            ("auto", 0) => "auto".to_owned(),
-            ("auto", num_gpus) => format!("cuda:{}", rank % num_gpus),
-            (device, _) => device.to_owned(),
-        }
+        devices::device_of(&self.device, self.num_gpus, rank)
     }
 }

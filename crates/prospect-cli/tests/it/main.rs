@@ -7,6 +7,8 @@ mod doctor;
 mod harness;
 mod inference;
 mod model;
+mod plan;
 mod recovery;
 mod runs;
+mod score;
 mod usage;

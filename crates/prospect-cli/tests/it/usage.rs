@@ -4,9 +4,11 @@ use crate::harness::{call, config, prospect, scratch, write};
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 12] = [
         &[],
+        &["plan"],
         &["train"],
+        &["score"],
         &["coordinator"],
         &["worker"],
         &["status"],
@@ -35,7 +37,7 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
     let dir = scratch();
     let config = config(dir.path(), "run.toml");
     let set = ["--set", "train.learning_rat=1e-5"];
-    for command in ["train", "coordinator"] {
+    for command in ["train", "score", "coordinator"] {
         call(prospect(&[command, &config]).args(set)).check(
             64,
             &["run.toml", "\"train.learning_rat\"", "did you mean \"train.learning_rate\"?"],

@@ -1,16 +1,18 @@
 //! Shards of a step as a function of the step and the number of parts alone.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prospect_core::{
-    Microbatch, Rank, RowId, Shard, ShardKind, ShardPart, Step, TrainConfig, learning_rate,
-    parts_of_rank,
+    Microbatch, Rank, RowId, Sequence, Shard, ShardKind, ShardPart, Step, TrainConfig,
+    learning_rate, parts_of_rank,
 };
 use prospect_schedule::{EpochOrder, PlanOptions, RowIndex as _, StepPlan, plan_eval, plan_step};
 use sha2::{Digest as _, Sha256};
 
 use super::Rows;
 use crate::hex::hex;
+use crate::records::{Domain, SequenceRows};
 
 /// What plans depend on besides the step and the world.
 #[derive(Clone, Debug)]
@@ -136,6 +138,45 @@ impl Planner {
             ..Shard::default()
         };
         Some(planned(rows, plan, common, world_size))
+    }
+
+    /// Shows every sequence that the run's passes ask the reference for, some more than once,
+    /// until there is no more or `visit` has seen enough.
+    pub(crate) fn visit_sequences(
+        &self,
+        mut visit: impl FnMut(SequenceRows) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut visit_plan = |domain, plan: &StepPlan| {
+            plan.rows.iter().zip(&plan.partners).try_for_each(|(&row, &partner)| {
+                let sequence = |completion| SequenceRows { domain, prompt: row, completion };
+                visit(sequence(row))?;
+                partner.map_or(ControlFlow::Continue(()), |partner| visit(sequence(partner)))
+            })
+        };
+        self.evaluation(1).iter().try_for_each(|plan| visit_plan(Domain::Eval, plan))?;
+        (1..=self.options.total_steps)
+            .try_for_each(|step| visit_plan(Domain::Train, &self.plan(Step(step), 1)))
+    }
+
+    /// The tokens of a sequence; `None` where there are no such rows.
+    pub(crate) fn sequence(&self, sequence: SequenceRows) -> Option<Sequence> {
+        let SequenceRows { domain, prompt, completion } = sequence;
+        let rows = self.rows(domain)?;
+        let is_there = |row: RowId| row.0 < rows.num_rows();
+        (is_there(prompt) && is_there(completion)).then(|| rows.sequence(prompt, completion))
+    }
+
+    /// Hash of the prompt's tokens; 0 where there is no such row.
+    pub(crate) fn prompt_hash(&self, SequenceRows { domain, prompt, .. }: SequenceRows) -> u64 {
+        let rows = self.rows(domain).filter(|rows| prompt.0 < rows.num_rows());
+        rows.map_or(0, |rows| rows.prompt_hash(prompt))
+    }
+
+    fn rows(&self, domain: Domain) -> Option<&Rows> {
+        match domain {
+            Domain::Train => Some(&self.train),
+            Domain::Eval => self.eval.as_ref(),
+        }
     }
 
     fn plan(&self, step: Step, num_parts: u32) -> StepPlan {

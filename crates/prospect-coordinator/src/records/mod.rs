@@ -13,5 +13,7 @@ mod tests;
 pub(crate) use history::History;
 pub(crate) use journal::{COMPLETE, Course, Journal, Past, STARTED, STEP};
 pub(crate) use metrics::{MetricsFiles, recorded_step};
-pub(crate) use reference_cache::{Domain, ReferenceCache};
+pub(crate) use reference_cache::{
+    Domain, Pool, PoolWriter, ReferenceCache, Scorer, SequenceRows, ValueKey,
+};
 pub(crate) use steps::StepRecords;

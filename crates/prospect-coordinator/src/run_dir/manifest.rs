@@ -27,6 +27,9 @@ pub(crate) struct Digests {
 /// Number of workers: a setting that the canonical reduction and an elastic run are free of.
 const WORKERS: &str = "coordinator.workers";
 
+/// Who holds what: it decides the order of sums, as the number of workers does.
+const MODE: &str = "train.mode";
+
 /// The settings that decide a run's numbers, by the key to change.
 pub(crate) fn manifest(
     config: &RunConfig,
@@ -67,7 +70,7 @@ pub(crate) fn manifest(
         ("train.adam_betas", json!(train.adam_betas)),
         ("train.adam_epsilon", json!(train.adam_epsilon)),
         ("train.max_grad_norm", json!(train.max_grad_norm)),
-        ("train.mode", json!(train.mode)),
+        (MODE, json!((!may_change).then_some(train.mode))),
         ("train.recompute", json!(train.recompute)),
         ("train.reduction", json!(train.reduction)),
         ("train.reduction_parts", json!(is_canonical.then_some(train.reduction_parts))),
@@ -119,7 +122,9 @@ fn differences(recorded: &Map<String, Value>, now: &Map<String, Value>) -> Vec<D
     keys.into_iter()
         .map(|key| (key, recorded.get(key), now.get(key)))
         .filter(|(_, recorded, now)| recorded != now)
-        .filter(|(key, recorded, now)| *key != WORKERS || (is_set(recorded) && is_set(now)))
+        .filter(|(key, recorded, now)| {
+            ![WORKERS, MODE].contains(&key.as_str()) || (is_set(recorded) && is_set(now))
+        })
         .map(|(key, recorded, now)| Difference {
             key: key.clone(),
             recorded: text(recorded),
@@ -136,7 +141,7 @@ fn is_set(value: &Option<&Value>) -> bool {
 /// What sets a run free of a setting.
 fn allowed_by(key: &str) -> Option<&'static str> {
     match key {
-        WORKERS => Some(
+        WORKERS | MODE => Some(
             "coordinator.min_workers below coordinator.max_workers, or train.reduction = \"canonical\" from the start, allows it",
         ),
         // `prospect train` shares the machine's cores among its workers where it is not set.

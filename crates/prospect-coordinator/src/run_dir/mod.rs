@@ -136,7 +136,7 @@ impl RunDir {
 
     /// Log-probabilities under the reference model.
     pub(crate) fn reference_cache(&self) -> PathBuf {
-        self.root.join("reference_cache.bin")
+        self.root.join(REFERENCE_CACHE)
     }
 
     /// Event files.
@@ -156,7 +156,7 @@ impl RunDir {
 
     /// Token stores, unless the configuration puts them elsewhere.
     pub(crate) fn cache(&self) -> PathBuf {
-        self.root.join("cache")
+        self.root.join(CACHE)
     }
 
     /// The trained model.
@@ -167,3 +167,9 @@ impl RunDir {
 
 /// The trained model's directory, relative to the run directory.
 pub(crate) const FINAL: &str = "final";
+
+/// What can be made again, relative to the run directory.
+pub(crate) const CACHE: &str = "cache";
+
+/// The values of the reference model that the run knows, relative to the run directory.
+pub(crate) const REFERENCE_CACHE: &str = "reference_cache.bin";

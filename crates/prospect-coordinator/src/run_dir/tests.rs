@@ -86,7 +86,7 @@ fn check_settings(first: &[&str], then: &[&str], expected: Option<&str>) {
 }
 
 #[test]
-fn the_number_of_workers_may_change_where_the_run_allows_it() {
+fn workers_and_mode_may_change_where_the_run_allows_it() {
     let (two, three) = ("coordinator.workers=2", "coordinator.workers=3");
     let (least, canonical) = ("coordinator.min_workers=1", "train.reduction=canonical");
     let hint = "coordinator.workers was 2, now it is 3 (coordinator.min_workers below";
@@ -94,6 +94,10 @@ fn the_number_of_workers_may_change_where_the_run_allows_it() {
     check_settings(&[two], &[three, least], None);
     check_settings(&[three, least], &[two], None);
     check_settings(&[two, canonical], &[three, canonical], None);
+    let sharded = "train.mode=fully_sharded";
+    let hint = r#"train.mode was "replicated", now it is "fully_sharded" (coordinator.min_workers"#;
+    check_settings(&[two], &[two, sharded], Some(hint));
+    check_settings(&[two, least], &[three, least, sharded], None);
     let reduction = r#"train.reduction was "fast", now it is "canonical""#;
     check_settings(&[two], &[three, canonical], Some(reduction));
     let parts = "train.reduction_parts was 8, now it is 4";

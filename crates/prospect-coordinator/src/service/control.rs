@@ -26,6 +26,21 @@ pub(crate) struct ControlService {
     terms: v1::JoinResponse,
 }
 
+/// What every worker of a run is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    /// The run.
+    pub(crate) run_id: &'a RunId,
+    /// Its configuration.
+    pub(crate) config: &'a RunConfig,
+    /// What it is made of.
+    pub(crate) digests: &'a Digests,
+    /// Whether it knows every value of its reference.
+    pub(crate) reference_is_known: bool,
+    /// Where it keeps its files.
+    pub(crate) run_dir: &'a Path,
+}
+
 impl ControlService {
     /// A service that tells every worker the same terms.
     ///
@@ -33,11 +48,9 @@ impl ControlService {
     /// A configuration that cannot be written as TOML.
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
-        run_id: &RunId,
-        config: &RunConfig,
-        digests: &Digests,
-        run_dir: &Path,
+        terms: &Terms<'_>,
     ) -> Result<Self, CoordinatorError> {
+        let Terms { run_id, config, digests, reference_is_known, run_dir } = *terms;
         let seconds =
             |seconds: f64| prost_types::Duration::try_from(Duration::from_secs_f64(seconds)).ok();
         let coordinator = &config.coordinator;
@@ -51,6 +64,7 @@ impl ControlService {
             run_dir: run_dir.to_string_lossy().into_owned(),
             heartbeat_interval: seconds(coordinator.heartbeat_interval_seconds),
             collective_timeout: seconds(coordinator.collective_timeout_seconds),
+            reference_is_known,
         };
         Ok(Self { commands, terms })
     }

@@ -6,7 +6,7 @@ mod server;
 mod session;
 mod status;
 
-pub(crate) use control::ControlService;
+pub(crate) use control::{ControlService, Terms};
 pub(crate) use server::{Server, serve};
 pub(crate) use session::{Outbound, SessionId};
 pub(crate) use status::StatusApi;

@@ -107,7 +107,7 @@ impl Shell {
                     return Ok(());
                 }
                 self.handle(Event::SessionClosed { worker, incarnation, cause }).await?;
-                self.publish();
+                self.publish_change();
                 Ok(())
             }
         }
@@ -129,7 +129,7 @@ impl Shell {
             let peak_flops_per_second = known.and_then(|facts| facts.peak_flops_per_second);
             let facts = WorkerFacts { incarnation, device, host, peak_flops_per_second };
             self.inner.workers.insert(worker, facts);
-            self.publish();
+            self.publish_change();
         }
         Ok(())
     }

@@ -25,9 +25,7 @@ impl Shell {
             ..self.metrics(&commit)
         };
         let entry = self.ledger_entry(&commit, &metrics);
-        if let Some(cache) = &mut self.files.steps.cache {
-            cache.add(Domain::Train, &commit.reference_values, step)?;
-        }
+        self.keep_reference_values(Domain::Train, &commit.reference_values, step)?;
         self.plot("train", &metrics)?;
         tracing::debug!(%step, loss = metrics.loss, kl = metrics.kl, "step");
         self.files.steps.metrics.record_step(metrics)?;
@@ -62,9 +60,7 @@ impl Shell {
             return self.note("evaluated", commit.step, "the evaluation is on record already");
         }
         let metrics = self.metrics(&commit);
-        if let Some(cache) = &mut self.files.steps.cache {
-            cache.add(Domain::Eval, &commit.reference_values, commit.step)?;
-        }
+        self.keep_reference_values(Domain::Eval, &commit.reference_values, commit.step)?;
         self.plot("eval", &metrics)?;
         self.files.steps.metrics.record_evaluation(&metrics)?;
         let StepMetrics { loss, rewards_accuracies, .. } = metrics;

@@ -29,7 +29,7 @@ use crate::effective::EffectiveTime;
 use crate::eta::Pace;
 use crate::mirror::{self, MirrorHandle};
 use crate::plan::{Batch, PlanAhead};
-use crate::records::{History, Journal, StepRecords};
+use crate::records::{History, Journal, PoolWriter, StepRecords};
 use crate::run_dir::RunDir;
 use crate::run_dir::checkpoints::Retention;
 use crate::service::Server;
@@ -51,6 +51,9 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a change is published, but for a change of phase. Many readers of the status then
 /// cost no more with quick steps than with slow ones.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
+/// How many times as long as publishing takes it is left alone: with thousands of workers, all of
+/// which are shown, it would otherwise be a good part of the work.
+const PUBLISH_REST: u32 = 50;
 
 /// The files that the event loop writes.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) machine: RunMachine,
     pub(crate) plans: PlanAhead,
     pub(crate) files: Files,
+    /// Absent where reference values are not shared with other runs.
+    pub(crate) shared: Option<PoolWriter>,
     pub(crate) history: History,
     pub(crate) board: Board,
     pub(crate) run_dir: RunDir,
@@ -103,6 +108,7 @@ struct Inner {
     pace: Pace,
     jobs: Jobs,
     mirror: Option<MirrorHandle>,
+    shared: Option<PoolWriter>,
     pending: VecDeque<Event>,
     /// Joins and sessions that the machine has refused since the last one that was asked for.
     refused: Vec<(WorkerId, Incarnation, Refusal)>,
@@ -122,8 +128,18 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 struct Published {
     at: Instant,
+    /// How long that took.
+    cost: Duration,
     phase: Phase,
     is_current: bool,
+}
+
+impl Published {
+    /// Whether a change is not shown yet because of what was shown just now.
+    fn is_recent(&self) -> bool {
+        let rest = (PUBLISH_REST * self.cost).clamp(CHANGE_INTERVAL, PUBLISH_INTERVAL);
+        self.at.elapsed() < rest
+    }
 }
 
 impl Shell {
@@ -132,6 +148,7 @@ impl Shell {
             machine,
             plans,
             files,
+            shared,
             history,
             board,
             run_dir,
@@ -147,6 +164,7 @@ impl Shell {
             pace,
             jobs: Jobs::new(&run_dir, retention),
             mirror,
+            shared,
             pending: VecDeque::new(),
             refused: Vec::new(),
             batches: BTreeMap::new(),
@@ -214,7 +232,8 @@ impl Shell {
                 _ = tick.tick() => {
                     self.handle(Event::Tick).await?;
                     let is_fresh = |last: &Published| {
-                        last.is_current && last.at.elapsed() < PUBLISH_INTERVAL
+                        last.is_recent()
+                            || last.is_current && last.at.elapsed() < PUBLISH_INTERVAL
                     };
                     if !self.inner.published.as_ref().is_some_and(is_fresh) {
                         self.publish();
@@ -246,7 +265,7 @@ impl Shell {
     fn publish_change(&mut self) {
         let phase = self.machine.phase();
         match &mut self.inner.published {
-            Some(last) if last.phase == phase && last.at.elapsed() < CHANGE_INTERVAL => {
+            Some(last) if last.phase == phase && last.is_recent() => {
                 last.is_current = false;
             }
             _ => self.publish(),
@@ -255,6 +274,7 @@ impl Shell {
 
     /// Shows the state to readers.
     fn publish(&mut self) {
+        let began = Instant::now();
         let step = self.machine.committed_step();
         let phase = self.machine.phase();
         let Inner { clock, workers, pace, failure, .. } = &mut self.inner;
@@ -272,7 +292,8 @@ impl Shell {
             facts_of: Some(&facts_of),
         };
         self.board.publish(&self.machine, &view);
-        self.inner.published = Some(Published { at: Instant::now(), phase, is_current: true });
+        let (at, cost) = (Instant::now(), began.elapsed());
+        self.inner.published = Some(Published { at, cost, phase, is_current: true });
     }
 
     /// Puts an event on record.

@@ -1,11 +1,12 @@
-//! Handing out the work of a pass.
+//! Handing out the work of a pass, and keeping what it found out about the reference.
 
-use prospect_core::{Rank, ShardKind, WorkerId};
+use prospect_core::{Rank, ReferenceValue, ShardKind, Step, WorkerId};
 use prospect_proto::CoordinatorMessage as Message;
 
 use super::Shell;
 use crate::CoordinatorError;
 use crate::plan::Pass;
+use crate::records::{Domain, SequenceRows};
 
 impl Shell {
     /// Plans a pass and sends every rank its shard, or the one worker that is named.
@@ -37,5 +38,32 @@ impl Shell {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what workers computed under the reference, for later plans and for other runs.
+    pub(super) fn keep_reference_values(
+        &mut self,
+        domain: Domain,
+        values: &[ReferenceValue],
+        step: Step,
+    ) -> Result<(), CoordinatorError> {
+        let Some(cache) = &mut self.files.steps.cache else { return Ok(()) };
+        cache.add(domain, values, step)?;
+        let Some(shared) = &mut self.inner.shared else { return Ok(()) };
+        let planner = self.plans.planner();
+        let keyed = values.iter().filter_map(|value| {
+            let (prompt, completion) = (value.prompt_row, value.completion_row);
+            let sequence = planner.sequence(SequenceRows { domain, prompt, completion })?;
+            Some((shared.scorer().key(&sequence), value.log_prob))
+        });
+        let keyed: Vec<_> = keyed.collect();
+        let Err(error) = shared.add(keyed) else { return Ok(()) };
+        // A run does not fail for the want of other runs.
+        let message = format!(
+            "{:?} cannot be written: {error}; other runs compute these values again",
+            shared.path()
+        );
+        self.inner.shared = None;
+        self.note("reference_not_shared", step, &message)
     }
 }

@@ -91,6 +91,7 @@ impl Worker {
     ) {
         self.outgoing = Some(outgoing);
         self.generation.get_or_insert(Generation(terms.generation));
+        self.seen.reference_is_known = terms.reference_is_known;
         self.terms = terms;
         let other = "another model".to_owned();
         let own = self.terms.model_digest.clone();

@@ -16,6 +16,11 @@ fn made_up(sequence: &Sequence) -> f64 {
     (sequence.prompt_row.0 as f64 + 0.37 * sequence.completion_row.0 as f64).sin()
 }
 
+/// A sequence's value under the reference.
+pub(super) fn log_prob(sequence: &Sequence) -> f64 {
+    -10.0 + made_up(sequence)
+}
+
 /// A checkpoint of one small file. Returns the manifest's digest.
 pub(super) fn write_checkpoint(dir: &Path, step: Step) -> String {
     fs::create_dir_all(dir).unwrap();
@@ -50,7 +55,7 @@ pub(super) fn report(shard: &Shard, point: &ReferencePoint) -> StepReport {
         .map(|sequence| ReferenceValue {
             prompt_row: sequence.prompt_row,
             completion_row: sequence.completion_row,
-            log_prob: -10.0 + made_up(sequence),
+            log_prob: log_prob(sequence),
         })
         .collect();
     let parts =

@@ -44,6 +44,8 @@ pub(super) struct Seen {
     pub(super) rank: Option<Rank>,
     /// All shards that it has begun, in order.
     pub(super) shards: Vec<Shard>,
+    /// Whether it was told that all reference values are known.
+    pub(super) reference_is_known: bool,
     /// All reference points that it has used, in order.
     pub(super) points: Vec<(Step, ShardKind, u32, ReferencePoint)>,
     /// Where its weights came from, world by world.

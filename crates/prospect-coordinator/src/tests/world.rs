@@ -79,6 +79,7 @@ impl World {
             run_dir: self.path(run),
             listen: "127.0.0.1:0".into(),
             run_id: None,
+            device: None,
         }
     }
 

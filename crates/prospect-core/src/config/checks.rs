@@ -3,8 +3,19 @@
 use super::error::require;
 use super::{
     Columns, ConfigError, CoordinatorConfig, DataConfig, MicrobatchTokens, Mode, ObjectiveConfig,
-    ObjectiveName, Reduction, TrainConfig, Weight,
+    ObjectiveName, Reduction, ReferenceSection, TrainConfig, Weight,
 };
+
+impl ReferenceSection {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        require(
+            self.cache || self.cache_dir.is_none(),
+            "reference.cache",
+            self.cache,
+            "reference.cache_dir keeps values: set reference.cache to true or leave reference.cache_dir out",
+        )
+    }
+}
 
 impl DataConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {

@@ -70,6 +70,7 @@ impl RunConfig {
     /// # Errors
     /// [`ConfigError::Invalid`] with the key, what was found and what is expected.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.reference.validate()?;
         self.data.validate()?;
         self.objective.validate()?;
         self.train.validate(self.objective.name)?;

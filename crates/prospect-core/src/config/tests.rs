@@ -60,6 +60,10 @@ fn values_out_of_range_say_what_to_change() {
         &["coordinator.heartbeat_timeout_seconds=0.1"],
         "must be longer than coordinator.heartbeat_interval_seconds",
     );
+    check(
+        &["reference.cache=false", "reference.cache_dir=values"],
+        "reference.cache is false, but reference.cache_dir keeps values",
+    );
     check(&["train.steps"], "is not of the form section.key=value");
     assert!(parse(&["train.global_batch_size=1", "objective.name=apo_zero_unpaired"]).is_ok());
 }

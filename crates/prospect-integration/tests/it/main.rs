@@ -5,10 +5,13 @@
 
 mod bad_input;
 mod files;
+mod long;
 mod loss;
 mod outcome;
 mod python;
+mod reference_values;
 mod resume;
+mod sharded;
 mod stop;
 mod train_command;
 mod trl;

@@ -36,9 +36,9 @@ fn rows() -> Vec<Value> {
         .collect()
 }
 
-#[test]
-fn transformers_loads_the_trained_model() {
-    let world = World::new().workers(2).steps(4).set("checkpoint.every_steps=4");
+/// Both give the same log-probabilities under the models that a run in this mode has saved.
+fn check_saved_models(mode: &str) {
+    let world = World::new().workers(2).steps(4).set("checkpoint.every_steps=4").set(mode);
     let outcome = world.run().expect_complete();
     let input: String = rows().iter().map(|row| format!("{row}\n")).collect();
     let checkpoint = outcome.run_dir.join("checkpoints/step-000004/model");
@@ -61,6 +61,16 @@ fn transformers_loads_the_trained_model() {
     }
     let moved = |line: &Line| line["log_prob"] != line["reference_log_prob"];
     assert!(ours.iter().all(moved), "training moved nothing: {ours:?}");
+}
+
+#[test]
+fn transformers_loads_the_trained_model() {
+    check_saved_models("train.mode=replicated");
+}
+
+#[test]
+fn transformers_loads_the_trained_model_of_a_sharded_world() {
+    check_saved_models("train.mode=fully_sharded");
 }
 
 #[test]

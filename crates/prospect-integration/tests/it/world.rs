@@ -146,6 +146,7 @@ impl World {
             run_dir: self.path(RUN),
             listen: "127.0.0.1:0".to_owned(),
             run_id: Some(RUN.to_owned()),
+            device: None,
         }
     }
 

@@ -33,13 +33,16 @@ fn devices_that_libtorch_cannot_use_are_an_error_with_the_reason() {
 }
 
 #[test]
-fn a_device_has_a_name_exactly_if_it_is_there() {
+fn a_device_has_a_name_and_memory_exactly_if_it_is_there() {
     let count = cuda_device_count().unwrap_or(0);
     for device_idx in 0..count {
         assert_ne!(cuda_device_name(device_idx).unwrap(), "");
+        assert!(cuda_device_memory_bytes(device_idx).unwrap() > 1 << 30);
     }
-    let error = cuda_device_name(usize::MAX).unwrap_err();
-    assert!(matches!(error, LibtorchError::BackendUnavailable { .. }), "{error}");
+    let absent = [cuda_device_name(usize::MAX).err(), cuda_device_memory_bytes(usize::MAX).err()];
+    for error in absent {
+        assert!(matches!(error, Some(LibtorchError::BackendUnavailable { .. })), "{error:?}");
+    }
 }
 
 #[test]

@@ -131,12 +131,12 @@ fn a_group_is_closed_unless_it_was_aborted() {
 }
 
 #[test]
-fn a_backend_takes_tensors_of_its_device_only() {
+fn nccl_takes_tensors_of_its_device_only() {
     let check = |backend: Backend, expected: [bool; 3]| {
         let devices = [Device::Cpu, Device::Cuda(0), Device::Cuda(1)];
         assert_eq!(devices.map(|device| backend.takes(device)), expected, "{backend:?}");
     };
-    check(Backend::Gloo, [true, false, false]);
+    check(Backend::Gloo, [true, true, true]);
     check(Backend::Nccl { device: 1 }, [false, false, true]);
 }
 

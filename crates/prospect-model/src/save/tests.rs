@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::ErrorClass;
 use crate::testing::{Copy, FIXTURES, fixture, load, load_dir};
-use crate::{CausalLm, SaveType};
+use crate::{CausalLm, SaveType, StoredType};
 
 /// All parameters of a model with their names.
 fn tensors(model: &CausalLm) -> Vec<(String, Tensor)> {
@@ -21,7 +21,7 @@ fn tensors(model: &CausalLm) -> Vec<(String, Tensor)> {
 /// Checks that a directory holds exactly the model's numbers.
 fn check_same(dir: &Path, model: &CausalLm) {
     let loaded = load_dir(dir).unwrap();
-    assert_eq!(loaded.config().dtype, Some(Kind::Float));
+    assert_eq!(loaded.config().dtype, Some(StoredType::Float32));
     for ((name, found), (_, expected)) in tensors(&loaded).iter().zip(tensors(model)) {
         assert!(found.f_equal(&expected).unwrap(), "{name} changed");
     }

@@ -12,6 +12,8 @@ pub(super) struct Checkpoints {
     publishing: BTreeSet<Step>,
     durable: BTreeSet<Step>,
     failed: BTreeSet<Step>,
+    /// Step that is saved whether or not its turn has come.
+    out_of_turn: Option<Step>,
     /// How many failed since the last one that became durable.
     pub(super) num_failed: u32,
 }
@@ -29,6 +31,20 @@ impl Checkpoints {
             self.failed.remove(&step);
             self.orders.insert(step, worker);
         }
+    }
+
+    /// Notes that this step is to be saved whether or not its turn has come.
+    pub(super) fn save_out_of_turn(&mut self, step: Step) {
+        self.out_of_turn = Some(step);
+    }
+
+    pub(super) fn is_out_of_turn(&self, step: Step) -> bool {
+        self.out_of_turn == Some(step)
+    }
+
+    /// Whether the checkpoint of the step could not be had.
+    pub(super) fn has_failed(&self, step: Step) -> bool {
+        self.failed.contains(&step)
     }
 
     pub(super) fn is_durable(&self, step: Step) -> bool {
@@ -107,6 +123,7 @@ impl Checkpoints {
     /// Nobody is waited for any more.
     pub(super) fn drop_orders(&mut self) {
         self.orders.clear();
+        self.out_of_turn = None;
     }
 
     /// The oldest one that was not written, and who is to write it.

@@ -17,7 +17,9 @@ pub(super) struct PassKey {
 #[derive(Clone, Debug)]
 pub(super) struct Pass {
     sums: Vec<Option<Vec<PartKlSums>>>,
+    num_sums: usize,
     reports: Vec<Option<StepReport>>,
+    num_reports: usize,
     point: Option<ReferencePoint>,
 }
 
@@ -62,15 +64,21 @@ pub(super) enum Receipt {
 impl Pass {
     pub(super) fn new(world_size: u32) -> Self {
         let world_size = world_size as usize;
-        Self { sums: vec![None; world_size], reports: vec![None; world_size], point: None }
+        Self {
+            sums: vec![None; world_size],
+            num_sums: 0,
+            reports: vec![None; world_size],
+            num_reports: 0,
+            point: None,
+        }
     }
 
     pub(super) fn add_sums(&mut self, rank: Rank, sums: Vec<PartKlSums>) -> Receipt {
-        put(&mut self.sums[rank.0 as usize], sums)
+        put(&mut self.sums[rank.0 as usize], sums, &mut self.num_sums)
     }
 
     pub(super) fn add_report(&mut self, report: StepReport) -> Receipt {
-        put(&mut self.reports[report.rank.0 as usize], report)
+        put(&mut self.reports[report.rank.0 as usize], report, &mut self.num_reports)
     }
 
     pub(super) fn has_report(&self, rank: Rank) -> bool {
@@ -79,6 +87,10 @@ impl Pass {
 
     /// Sums of all ranks, added in the order of parts, once all have arrived.
     pub(super) fn merged_sums(&self) -> Option<KlSums> {
+        // Asked after every one that arrives.
+        if self.num_sums < self.sums.len() {
+            return None;
+        }
         let mut merged = KlSums::default();
         for parts in &self.sums {
             parts.as_ref()?.iter().for_each(|part| merged.merge(&part.sums));
@@ -98,13 +110,13 @@ impl Pass {
 
     /// Whether all ranks have done the pass.
     pub(super) fn is_complete(&self) -> bool {
-        self.reports.iter().all(Option::is_some)
+        self.num_reports == self.reports.len()
     }
 
     /// Ranks whose sums are missing although others sent theirs. Without pairs
     /// no rank sends any.
     pub(super) fn ranks_without_sums(&self) -> Vec<Rank> {
-        if self.sums.iter().all(Option::is_none) {
+        if self.num_sums == 0 {
             return Vec::new();
         }
         let ranks = (0..).map(Rank).zip(&self.sums);
@@ -161,12 +173,14 @@ pub(super) fn first_not_finite(report: &StepReport) -> Option<(&'static str, f64
     values.find(|(_, value)| !value.is_finite())
 }
 
-fn put<T: PartialEq>(place: &mut Option<T>, value: T) -> Receipt {
+/// Puts a value where none is, and counts it.
+fn put<T: PartialEq>(place: &mut Option<T>, value: T, count: &mut usize) -> Receipt {
     match place {
         Some(earlier) if *earlier == value => Receipt::Repeat,
         Some(_) => Receipt::Differs,
         None => {
             *place = Some(value);
+            *count += 1;
             Receipt::New
         }
     }

@@ -64,8 +64,9 @@ impl RunMachine {
         }
         self.act(Action::CheckpointDurable { step, path, manifest_sha256 });
         if let Some(gathering) = &mut self.gathering {
-            // What was found before may be older.
+            // What was found before, or is about to be, may be older.
             gathering.found = None;
+            gathering.is_search_outdated = true;
         }
         self.files_settled();
     }

@@ -23,7 +23,8 @@ impl RunMachine {
             .map(|(rank, member)| (member.worker.clone(), member.incarnation.clone(), rank))
             .collect();
         let world_size = members.len() as u32;
-        (self.world.size, self.world.store) = (world_size, None);
+        (self.world.size, self.world.num_forming) = (world_size, world_size);
+        self.world.store = None;
         self.world.restore = restore.clone();
         let generation = self.world.generation;
         self.act(Action::BeginGeneration {
@@ -111,8 +112,8 @@ impl RunMachine {
         }
         member.set_stage(WorkerState::Ready);
         member.step = step;
-        let all_ready = self.members.world().all(|m| m.stage() == WorkerState::Ready);
-        if all_ready {
+        self.world.num_forming -= 1;
+        if self.world.num_forming == 0 {
             self.world_formed();
         }
     }

@@ -19,13 +19,22 @@ pub(super) struct Gathering {
     pub(super) wanted: u32,
     /// Whether the shell looks for a checkpoint.
     pub(super) is_searching: bool,
+    /// Whether there is a newer checkpoint than when it began to look.
+    pub(super) is_search_outdated: bool,
     /// What it found.
     pub(super) found: Option<Option<ResumePoint>>,
 }
 
 impl Gathering {
     pub(super) fn new(now: Duration, wanted: u32) -> Self {
-        Self { began: now, last_change: now, wanted, is_searching: false, found: None }
+        Self {
+            began: now,
+            last_change: now,
+            wanted,
+            is_searching: false,
+            is_search_outdated: false,
+            found: None,
+        }
     }
 
     /// The same, begun at another time.
@@ -65,10 +74,10 @@ impl RunMachine {
         if self.stop.is_some() {
             return self.form_to_stop();
         }
-        let chosen = self.chosen();
-        if !self.is_enough(&chosen) {
+        if !self.is_enough() {
             return;
         }
+        let chosen = self.chosen();
         match self.start_of(&chosen) {
             Start::At(restore) => self.begin_generation(&chosen, restore),
             Start::Search => self.search(),
@@ -86,11 +95,10 @@ impl RunMachine {
     /// Those who could form a world: the ones with the committed weights first, then in the order
     /// of ranks and of joining; no more than the run takes.
     fn chosen(&self) -> Vec<WorkerId> {
-        let committed = self.pipeline.committed;
         let members = self.members.sorted();
         let mut chosen: Vec<&Member> =
             members.into_iter().filter(|m| self.may_take_part(m)).collect();
-        chosen.sort_by_key(|member| Reverse(member.notes.stands_at == Some(committed)));
+        chosen.sort_by_key(|member| Reverse(self.holds_commit(member)));
         chosen.truncate(self.options.max_workers as usize);
         chosen.into_iter().map(|member| member.worker.clone()).collect()
     }
@@ -99,25 +107,29 @@ impl RunMachine {
         member.is_candidate() && (self.stop.is_some() || !member.notes.is_leaving)
     }
 
-    /// Whether these are enough, or all that can be waited for.
-    fn is_enough(&self, chosen: &[WorkerId]) -> bool {
+    /// Whether those who could form a world are enough, or all that can be waited for. Asked with
+    /// every worker that comes, so nothing is sorted for it.
+    fn is_enough(&self) -> bool {
         let Some(gathering) = &self.gathering else { return false };
-        let count = chosen.len() as u32;
+        let candidates = self.members.present().filter(|m| self.may_take_part(m));
         if self.is_all_trained() {
-            // Any one can save the model; whoever has it need not wait for others.
-            if chosen.iter().any(|worker| self.stands_at_commit(worker)) {
+            // Whoever has all of the model can save it and need not wait for others.
+            if candidates.clone().any(|member| self.holds_commit(member)) {
                 return true;
             }
         }
+        let most = self.options.max_workers as usize;
+        let count = candidates.take(most).count() as u32;
         let least = self.fewest();
         let waited = self.now.saturating_sub(gathering.last_change);
         count >= gathering.wanted.max(least)
             || (count >= least && waited >= self.options.replacement_wait)
     }
 
-    /// Fewest workers that a world may have.
+    /// Fewest workers that a world may have. Any one can save a model that it holds whole.
     fn fewest(&self) -> u32 {
-        if self.is_all_trained() { 1 } else { self.options.min_workers }
+        let is_one_enough = self.is_all_trained() && !self.options.sharded;
+        if is_one_enough { 1 } else { self.options.min_workers }
     }
 
     /// Waits for no more workers if those who have come are enough for any world. They have a
@@ -135,8 +147,13 @@ impl RunMachine {
     }
 
     fn stands_at_commit(&self, worker: &WorkerId) -> bool {
-        let stands_at = self.members.get(worker).and_then(|member| member.notes.stands_at);
-        stands_at == Some(self.pipeline.committed)
+        self.members.get(worker).is_some_and(|member| self.holds_commit(member))
+    }
+
+    /// Whether a worker holds all of the committed weights. Without its world a rank of a sharded
+    /// one has nothing to go on with.
+    fn holds_commit(&self, member: &Member) -> bool {
+        !self.options.sharded && member.notes.stands_at == Some(self.pipeline.committed)
     }
 
     /// Where the weights of these workers come from.
@@ -165,7 +182,7 @@ impl RunMachine {
         let is_publishing = self.checkpoints.is_any_publishing();
         let Some(gathering) = self.gathering.as_mut() else { return };
         if !gathering.is_searching && !is_publishing {
-            gathering.is_searching = true;
+            (gathering.is_searching, gathering.is_search_outdated) = (true, false);
             self.act(Action::FindRestorePoint);
         }
     }

@@ -93,16 +93,35 @@ impl RunMachine {
     }
 
     fn has_newcomer(&self) -> bool {
-        // An evaluation is not begun again for the sake of a newcomer.
+        // An evaluation is not begun again for the sake of a newcomer, and no sharded world is
+        // given up for it.
         let has_room = self.world.size < self.options.max_workers;
         has_room
+            && !self.options.sharded
             && self.pipeline.evaluation.is_none()
             && self.members.present().any(|m| m.is_candidate() && !m.notes.is_leaving)
     }
 
+    /// Whether a world that is to change goes on to a step after which it is saved: no sharded one
+    /// outlives a change. Where that cannot be had, the steps since the last checkpoint are done
+    /// again.
+    pub(super) fn saves_before_change(&mut self) -> bool {
+        let committed = self.pipeline.committed;
+        let is_to_be_saved = self.options.sharded
+            && !self.is_nothing_to_save()
+            && !self.checkpoints.any_pending()
+            && !self.checkpoints.has_failed(committed)
+            && self.pipeline.in_flight().next().is_none();
+        if is_to_be_saved {
+            self.checkpoints.save_out_of_turn(committed.next());
+        }
+        is_to_be_saved
+    }
+
     /// Changes the world if nothing is in flight and nobody who leaves is writing.
     pub(super) fn change_world(&mut self) {
-        if self.pipeline.in_flight().next().is_some() {
+        let is_writing_parts = self.options.sharded && self.checkpoints.any_pending();
+        if is_writing_parts || self.pipeline.in_flight().next().is_some() {
             return;
         }
         let leaving: Vec<&super::Member> =

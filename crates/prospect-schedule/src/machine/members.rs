@@ -62,7 +62,7 @@ impl Members {
         members
     }
 
-    pub(super) fn present(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn present(&self) -> impl Iterator<Item = &Member> + Clone {
         self.by_name.values().filter(|member| member.is_present())
     }
 

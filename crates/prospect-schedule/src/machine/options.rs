@@ -28,6 +28,9 @@ pub struct MachineOptions {
     pub eval_every: Option<u64>,
     /// Global batches of one evaluation; 0 without evaluation data.
     pub num_eval_shards: u32,
+    /// Whether each rank holds a part of the weights or of the optimizer's state that no other
+    /// rank has: then every world begins with the initial weights or with a checkpoint.
+    pub sharded: bool,
     /// Newest intact checkpoint of a step on record, if there is any.
     pub resume: Option<ResumePoint>,
     /// Last step on record. Where it lies beyond the checkpoint and no worker has its weights,
@@ -105,6 +108,7 @@ impl Default for MachineOptions {
             checkpoint_every: 0,
             eval_every: None,
             num_eval_shards: 0,
+            sharded: false,
             resume: None,
             committed: Step(0),
             evaluated: Step(0),

@@ -18,11 +18,15 @@ impl RunMachine {
             if self.stop.is_some() || self.phase.is_terminal() {
                 break;
             }
-            if self.is_change_due() {
+            let next = self.pipeline.next(&self.options);
+            // Looked for only when something may be sent: while all that may be is in flight the
+            // world cannot change, and most reports arrive then.
+            let may_change = next != Next::Wait && self.is_change_due();
+            if may_change && !self.saves_before_change() {
                 self.change_world();
                 break;
             }
-            match self.pipeline.next(&self.options) {
+            match next {
                 Next::Wait => break,
                 Next::Send(key) => self.send(key),
                 Next::Evaluate(step) => {
@@ -71,7 +75,9 @@ impl RunMachine {
     }
 
     fn checkpoint_after(&self, key: PassKey) -> bool {
-        key.kind == ShardKind::Train && self.options.checkpoint_after(key.step)
+        let PassKey { step, kind, .. } = key;
+        let is_due = self.options.checkpoint_after(step) || self.checkpoints.is_out_of_turn(step);
+        kind == ShardKind::Train && is_due
     }
 
     /// Rank 0 is to save a checkpoint after the step, unless there is one.

@@ -107,6 +107,9 @@ impl RunMachine {
             return self.ignore(committed, message);
         };
         gathering.is_searching = false;
+        if gathering.is_search_outdated {
+            return self.form_when_ready();
+        }
         if is_publishing {
             // There may be a newer one in a moment.
             return;

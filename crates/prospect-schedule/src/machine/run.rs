@@ -50,6 +50,8 @@ pub struct RunMachine {
 pub(super) struct World {
     pub(super) generation: Generation,
     pub(super) size: u32,
+    /// Its workers that are not ready yet, while it forms.
+    pub(super) num_forming: u32,
     pub(super) attempt: u64,
     /// First generation of the attempt.
     pub(super) attempt_generation: Generation,
@@ -80,6 +82,7 @@ impl RunMachine {
         let world = World {
             generation: options.generation,
             size: options.target,
+            num_forming: 0,
             attempt: options.attempt.max(1),
             attempt_generation: options.attempt_generation,
             store: None,

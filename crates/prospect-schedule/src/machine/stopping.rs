@@ -76,8 +76,9 @@ impl RunMachine {
             return false;
         }
         let Some(rank) = self.members.rank_of(&member.worker) else { return true };
-        // Rank 0 is needed until the last file is written.
-        let holds_files = rank == Rank(0) && !self.is_everything_durable();
+        // Whoever writes a part of them is needed until the last file is written.
+        let writes = rank == Rank(0) || self.options.sharded;
+        let holds_files = writes && !self.is_everything_durable();
         !holds_files
             && !self.checkpoints.is_writing(&member.worker)
             && self.first_owed(rank).is_none()

@@ -36,12 +36,15 @@ impl RunMachine {
             member.slowdown = slowdown;
             member.is_straggler =
                 slowdown.is_some_and(|slowdown| slowdown >= LIMIT) && own - usual >= LEAST_EXCESS;
-            let (is, who) = (member.is_straggler, member.describe());
-            let times = slowdown.unwrap_or(1.0);
-            if is && !was {
+            let is = member.is_straggler;
+            if is == was {
+                continue;
+            }
+            let (who, times) = (member.describe(), slowdown.unwrap_or(1.0));
+            if is {
                 let message = format!("{who} takes {times:.1} times as long as the median rank");
                 self.note("straggler", step, message);
-            } else if was && !is {
+            } else {
                 self.note("straggler_over", step, format!("{who} keeps up again"));
             }
         }

@@ -5,29 +5,28 @@
 use std::ops::Range;
 
 use prospect_core::Sequence;
+use prospect_shape::PassCost;
 use tch::Tensor;
 
 use super::Chain;
 use crate::TrainError;
 use crate::batch::PackedBatch;
-use crate::flops::PassCost;
 use crate::head::{self, TILE_BYTES, Visits};
 use crate::readback::Readback;
 use crate::sharing::{Pass, first_with_prompt};
 
-/// What passes gave.
-#[derive(Default)]
+/// What passes give, once it is read.
 pub(crate) struct Scores {
     /// Place of each sequence, in the order of the passes.
     indices: Vec<usize>,
-    /// Where their log-probabilities are among the numbers that are read.
+    /// Where the log-probabilities of their completions, in nats, are among the numbers that are
+    /// read, in the same order.
     log_probs: Range<usize>,
     /// Prompt tokens that were not computed, because another sequence of the pass has the prompt.
     pub(crate) num_shared_tokens: u64,
 }
 
-/// Log-probabilities of the completions that the passes name, without gradient. They stay on the
-/// device until `readback` is read.
+/// Log-probabilities of the completions that the passes name, without gradient, for `readback`.
 pub(crate) fn score_passes<'p>(
     chain: &Chain<'_>,
     sequences: &[&Sequence],
@@ -35,18 +34,19 @@ pub(crate) fn score_passes<'p>(
     readback: &mut Readback,
 ) -> Result<Scores, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let mut scores = Scores { log_probs: readback.len()..readback.len(), ..Scores::default() };
+    let (mut indices, mut num_shared_tokens) = (Vec::new(), 0);
+    let mut log_probs = readback.end()..readback.end();
     for pass in passes {
         let batch: Vec<&Sequence> = pass.indices.iter().map(|&idx| sequences[idx]).collect();
-        scores.indices.extend_from_slice(&pass.indices);
+        indices.extend_from_slice(&pass.indices);
         let batch = PackedBatch::without_gradient(chain.model, &batch, pass.prompts)?;
-        scores.num_shared_tokens += batch.num_shared_tokens;
-        scores.log_probs.end = readback.push(score_batch(chain, &batch)?)?.end;
+        num_shared_tokens += batch.num_shared_tokens;
+        log_probs.end = readback.push(score_batch(chain, &batch)?)?.end;
     }
-    Ok(scores)
+    Ok(Scores { indices, log_probs, num_shared_tokens })
 }
 
-/// f64 `[S]`: the log-probability of each completion, in nats.
+/// f64 `[S]`: the log-probability of each completion.
 fn score_batch(chain: &Chain<'_>, batch: &PackedBatch) -> Result<Tensor, TrainError> {
     let mut hidden_th = chain.visit(0, Some(1), |model| Ok(model.embed(&batch.token_ids_t)?))?;
     let num_layers = chain.model.config().num_layers;
@@ -69,18 +69,19 @@ fn score_batch(chain: &Chain<'_>, batch: &PackedBatch) -> Result<Tensor, TrainEr
 // === impl Scores ===
 
 impl Scores {
-    /// Each sequence's place and log-probability, given the numbers that were read.
-    pub(crate) fn log_probs<'v>(
-        &'v self,
-        values: &'v [f64],
-    ) -> impl Iterator<Item = (usize, f64)> + 'v {
+    /// Place and log-probability of each sequence, out of all numbers that were read.
+    pub(crate) fn pairs<'a>(
+        &'a self,
+        values: &'a [f64],
+    ) -> impl Iterator<Item = (usize, f64)> + 'a {
         self.indices.iter().copied().zip(values[self.log_probs.clone()].iter().copied())
     }
 
-    /// The log-probabilities by place, where all sequences were in the passes.
-    pub(crate) fn in_order(&self, values: &[f64]) -> Vec<f64> {
-        let mut log_probs = vec![f64::NAN; self.indices.len()];
-        for (idx, log_prob) in self.log_probs(values) {
+    /// The log-probabilities of so many sequences, all of which were in the passes, by place.
+    pub(crate) fn in_order(&self, num_sequences: usize, values: &[f64]) -> Vec<f64> {
+        assert_eq!(self.indices.len(), num_sequences, "the passes hold every sequence once");
+        let mut log_probs = vec![f64::NAN; num_sequences];
+        for (idx, log_prob) in self.pairs(values) {
             log_probs[idx] = log_prob;
         }
         log_probs

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::tensors::unreadable;
+use crate::parameters::Place;
 use crate::progress::Progress;
 use crate::{TrainError, storage};
 
@@ -35,28 +36,34 @@ pub(crate) struct Manifest {
     files: BTreeMap<String, FileRecord>,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// Size and digest of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FileRecord {
+pub(crate) struct FileRecord {
     bytes: u64,
     /// In hexadecimal.
     sha256: String,
 }
 
+// === impl Manifest ===
+
 impl Manifest {
-    /// Describes the files beside `path` and below, and writes them down there. Returns the digest
-    /// of what was written.
+    /// Describes the files beside `path` and below, and writes them down there. `known` has the
+    /// records of those that need not be read again. Returns the digest of what was written.
     pub(crate) fn write(
         path: &Path,
-        step: Step,
-        world_size: usize,
+        (step, world_size): (Step, usize),
+        mut known: BTreeMap<String, FileRecord>,
         progress: &Progress,
     ) -> Result<String, TrainError> {
         let dir = path.parent().unwrap_or(path);
         let mut files = BTreeMap::new();
         for name in storage::list_files(dir)? {
-            let (bytes, sha256) = digest_file(&dir.join(&name), || progress.tick())?;
-            files.insert(name, FileRecord { bytes, sha256 });
+            let record = match known.remove(&name) {
+                Some(record) => record,
+                None => FileRecord::of(&dir.join(&name), || progress.tick())?,
+            };
+            files.insert(name, record);
         }
         let manifest = Self { format: FORMAT, step, world_size, files };
         let mut text = serde_json::to_vec_pretty(&manifest)
@@ -66,9 +73,9 @@ impl Manifest {
         Ok(hex(&Sha256::digest(&text)))
     }
 
-    /// Reads the manifest of a checkpoint and verifies that its files are exactly those that are
-    /// named there, down to the last bit. Hidden files are passed over.
-    pub(crate) fn verify(dir: &Path) -> Result<Self, TrainError> {
+    /// Reads the manifest of a checkpoint whose files are exactly those that are named there. Hidden
+    /// files are passed over.
+    pub(crate) fn read(dir: &Path) -> Result<Self, TrainError> {
         if !is_kind(dir, fs::Metadata::is_dir)? {
             return Err(TrainError::damaged(dir, "is not a directory"));
         }
@@ -82,12 +89,11 @@ impl Manifest {
                 expected: FORMAT.to_string(),
             });
         }
-        for (name, record) in &manifest.files {
+        for name in manifest.names() {
             if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
                 let problem = format!("names {name:?}, which is not below the checkpoint");
                 return Err(TrainError::damaged(&path, problem));
             }
-            record.verify(&dir.join(name))?;
         }
         for name in storage::list_files(dir)? {
             let is_hidden = name.split('/').any(|part| part.starts_with('.'));
@@ -100,16 +106,52 @@ impl Manifest {
         }
         Ok(manifest)
     }
+
+    /// Holds files against their records, down to the last bit: of as many ranks as `place` tells
+    /// each does its share, and together they do all.
+    pub(crate) fn verify(&self, dir: &Path, place: Place) -> Result<(), TrainError> {
+        let mine = self.files.iter().skip(place.rank).step_by(place.world_size);
+        mine.into_iter().try_for_each(|(name, record)| record.verify(&dir.join(name)))
+    }
+
+    /// Names of all files but the manifest itself.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
 }
 
+// === impl FileRecord ===
+
 impl FileRecord {
+    /// A file of so many bytes with this digest.
+    pub(crate) fn new(bytes: u64, sha256: &[u8]) -> Self {
+        Self { bytes, sha256: hex(sha256) }
+    }
+
+    /// Reads a file. Every piece of it is told.
+    fn of(path: &Path, piece_read: impl Fn()) -> Result<Self, TrainError> {
+        let mut file = File::open(path).map_err(unreadable(path))?;
+        let (mut hasher, mut bytes) = (Sha256::new(), 0);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer).map_err(unreadable(path))? {
+                0 => return Ok(Self::new(bytes, &hasher.finalize())),
+                read => {
+                    hasher.update(&buffer[..read]);
+                    bytes += read as u64;
+                    piece_read();
+                }
+            }
+        }
+    }
+
     fn verify(&self, path: &Path) -> Result<(), TrainError> {
         let found = file_len(path)?;
         if found != self.bytes {
             let problem = format!("has {found} bytes, but was written with {}", self.bytes);
             return Err(TrainError::damaged(path, problem));
         }
-        let digest = digest_file(path, || ())?.1;
+        let Self { sha256: digest, .. } = Self::of(path, || ())?;
         if digest != self.sha256 {
             let problem = format!("has sha256 {digest}, but was written with {}", self.sha256);
             return Err(TrainError::damaged(path, problem));
@@ -144,21 +186,4 @@ fn file_len(path: &Path) -> Result<u64, TrainError> {
 
 fn is_kind(path: &Path, kind: impl Fn(&fs::Metadata) -> bool) -> Result<bool, TrainError> {
     Ok(kind(&fs::symlink_metadata(path).map_err(unreadable(path))?))
-}
-
-/// Size of a file and its digest in hexadecimal. Every piece of it is told.
-fn digest_file(path: &Path, piece_read: impl Fn()) -> Result<(u64, String), TrainError> {
-    let mut file = File::open(path).map_err(unreadable(path))?;
-    let (mut hasher, mut bytes) = (Sha256::new(), 0);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(unreadable(path))? {
-            0 => return Ok((bytes, hex(&hasher.finalize()))),
-            read => {
-                hasher.update(&buffer[..read]);
-                bytes += read as u64;
-                piece_read();
-            }
-        }
-    }
 }

@@ -2,24 +2,35 @@
 
 use std::path::Path;
 
-use prospect_model::{CausalLm, ComputeType, LoadOptions};
-use tch::Device;
+use prospect_model::ModelFiles;
+use tch::Tensor;
 
+use super::MODEL_DIR;
+use super::files::{Shards, num_files, read_parts};
 use super::manifest::{Manifest, read_json};
 use super::state::{STATE_FILE, State};
-use super::tensors::TensorsFile;
-use super::{MODEL_DIR, Named, OPTIMIZER_FILE};
 use crate::TrainError;
+use crate::parameters::{Layout, Place};
 
-/// Verifies a checkpoint and copies it into the tensors that are to hold it: the model's weights
-/// (none where the optimizer's file has them) and what the optimizer's file holds.
+/// What a checkpoint is to be copied into.
+pub(super) struct Target {
+    /// By segment, as this rank owns them.
+    pub(super) layouts: Vec<Layout>,
+    /// The weights by segment, where the model's files have them.
+    pub(super) weights: Option<Vec<Tensor>>,
+    /// What the optimizer's files hold.
+    pub(super) state: Vec<Shards>,
+}
+
+/// Verifies this rank's share of a checkpoint's files and copies what the rank owns into `target`.
 pub(super) fn restore(
     dir: &Path,
     expected: &State,
-    model: &Named,
-    optimizer: &Named,
+    place: Place,
+    target: &Target,
 ) -> Result<State, TrainError> {
-    let manifest = Manifest::verify(dir)?;
+    let manifest = Manifest::read(dir)?;
+    manifest.verify(dir, place)?;
     let path = dir.join(STATE_FILE);
     let state: State = read_json(&path)?;
     state.check(&path, (manifest.step, manifest.world_size), expected)?;
@@ -30,45 +41,39 @@ pub(super) fn restore(
             "the checkpoint was written by another number of threads: roundings will differ",
         );
     }
-    if !model.is_empty() {
-        load_model(&dir.join(MODEL_DIR), model)?;
+    if let Some(weights) = &target.weights {
+        load_model(&dir.join(MODEL_DIR), &target.layouts, weights)?;
     }
-    let mut file = TensorsFile::open(&dir.join(OPTIMIZER_FILE))?;
-    for (name, tensor) in optimizer {
-        file.take(name, tensor)?;
-    }
-    file.finish()?;
+    let num_files = num_files(dir, manifest.names())?;
+    read_parts(dir, num_files, &target.layouts, &target.state)?;
     Ok(state)
 }
 
-fn load_model(dir: &Path, weights: &Named) -> Result<(), TrainError> {
-    let options = LoadOptions { device: Device::Cpu, compute: ComputeType::Float32 };
-    let model = CausalLm::load(dir, &options)
-        .map_err(|source| TrainError::Load { role: "checkpoint's model", source })?;
-    let parameters = (0..model.num_segments()).flat_map(|idx| model.segment_parameters(idx));
-    let mut weights = weights.iter();
-    for parameter in parameters {
-        match weights.next() {
-            Some((name, tensor))
-                if *name == parameter.name && tensor.size() == parameter.tensor.size() =>
-            {
-                tensor.shallow_clone().f_copy_(&parameter.tensor)?;
-            }
-            other => {
-                return Err(TrainError::Incompatible {
-                    path: dir.to_owned(),
-                    key: "parameter",
-                    found: format!("{} {:?}", parameter.name, parameter.tensor.size()),
-                    expected: other.map_or_else(
-                        || "no further one".into(),
-                        |(name, tensor)| format!("{name} {:?}", tensor.size()),
-                    ),
-                });
-            }
+fn load_model(dir: &Path, layouts: &[Layout], weights: &[Tensor]) -> Result<(), TrainError> {
+    let load_error = |source| TrainError::Load { role: "checkpoint's model", source };
+    let files = ModelFiles::open(dir).map_err(load_error)?;
+    let expected = layouts.iter().flat_map(|layout| &layout.slots);
+    let expected: Vec<(&str, Vec<i64>)> =
+        expected.map(|slot| (slot.name.as_str(), slot.shape.clone())).collect();
+    let found: Vec<(&str, Vec<i64>)> =
+        files.parameters().map(|(name, shape)| (name, shape.to_vec())).collect();
+    for idx in 0..expected.len().max(found.len()) {
+        let (expected, found) = (expected.get(idx), found.get(idx));
+        if expected != found {
+            let text = |parameter: Option<&(&str, Vec<i64>)>| match parameter {
+                Some((name, shape)) => format!("{name} {shape:?}"),
+                None => "no further one".to_owned(),
+            };
+            return Err(TrainError::Incompatible {
+                path: dir.to_owned(),
+                key: "parameter",
+                found: text(found),
+                expected: text(expected),
+            });
         }
     }
-    match weights.next() {
-        Some((name, _)) => Err(TrainError::damaged(dir, format!("lacks parameter {name:?}"))),
-        None => Ok(()),
+    for (layout, shard) in layouts.iter().zip(weights) {
+        layout.fill(shard, |slot| files.tensor(&slot.name).map_err(load_error))?;
     }
+    Ok(())
 }

@@ -1,22 +1,25 @@
-//! Optimizer state as a safetensors file, written and read one tensor at a time, so that saving
-//! needs no second copy of it in memory.
+//! Optimizer state as a safetensors file, written and read piece by piece, so that neither needs a
+//! second copy of it in memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
+use super::manifest::FileRecord;
 use crate::TrainError;
 use crate::progress::Progress;
 
 /// Longest header that is read: far above what any model needs.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 
-/// Bytes that are written before they are made durable.
+/// Bytes that are read at once, or written before they are made durable.
 const PIECE_BYTES: usize = 64 << 20;
 
 /// The only type that is written.
@@ -30,20 +33,21 @@ pub(crate) struct TensorsFile {
     entries: BTreeMap<String, Entry>,
 }
 
+/// One tensor of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Entry {
+pub(crate) struct Entry {
     dtype: String,
     shape: Vec<i64>,
     data_offsets: [u64; 2],
 }
 
 /// Writes f32 tensors under their names. Each piece is durable before the next one is begun, so
-/// that no wait for the disk is long.
+/// that no wait for the disk is long. Returns size and digest of what was written.
 pub(crate) fn write_tensors(
     path: &Path,
     tensors: &[(String, Tensor)],
     progress: &Progress,
-) -> Result<(), TrainError> {
+) -> Result<FileRecord, TrainError> {
     let mut header = Map::new();
     let mut end = 0;
     for (name, tensor) in tensors {
@@ -58,12 +62,16 @@ pub(crate) fn write_tensors(
     header.resize(header.len().next_multiple_of(8), b' ');
     let storage = |error| TrainError::storage("write", path)(error);
     let mut file = BufWriter::new(File::create(path).map_err(storage)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(storage)?;
-    file.write_all(&header).map_err(storage)?;
+    let mut hasher = Sha256::new();
+    for piece in [&(header.len() as u64).to_le_bytes()[..], &header] {
+        file.write_all(piece).map_err(storage)?;
+        hasher.update(piece);
+    }
     let mut num_waiting = 0;
     for (_, tensor) in tensors {
         for piece in bytes(tensor)?.chunks(PIECE_BYTES) {
             file.write_all(piece).map_err(storage)?;
+            hasher.update(piece);
             num_waiting += piece.len();
             if num_waiting >= PIECE_BYTES {
                 file.flush().and_then(|()| file.get_ref().sync_data()).map_err(storage)?;
@@ -72,7 +80,8 @@ pub(crate) fn write_tensors(
             progress.tick();
         }
     }
-    file.flush().map_err(storage)
+    file.flush().map_err(storage)?;
+    Ok(FileRecord::new(8 + header.len() as u64 + end, &hasher.finalize()))
 }
 
 /// The elements of an f32 tensor as bytes.
@@ -101,14 +110,14 @@ impl TensorsFile {
         Ok(Self { path: path.to_owned(), file, data_start: 8 + length, entries })
     }
 
-    /// Copies a tensor into `destination`, which must have its shape, and forgets it.
-    pub(crate) fn take(&mut self, name: &str, destination: &Tensor) -> Result<(), TrainError> {
+    /// Finds a tensor, which must have this shape, and forgets it.
+    pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Entry, TrainError> {
         let Some(entry) = self.entries.remove(name) else {
             return Err(TrainError::damaged(&self.path, format!("holds no tensor {name:?}")));
         };
-        let expected = (DTYPE, destination.size(), 4 * destination.numel() as u64);
+        let expected = (DTYPE, shape, 4 * shape.iter().product::<i64>() as u64);
         let [start, end] = entry.data_offsets;
-        let found = (entry.dtype.as_str(), entry.shape.clone(), end.saturating_sub(start));
+        let found = (entry.dtype.as_str(), entry.shape.as_slice(), end.saturating_sub(start));
         if found != expected {
             let path = self.path.clone();
             let [found, expected] = [found, expected].map(|(dtype, shape, bytes)| {
@@ -116,13 +125,32 @@ impl TensorsFile {
             });
             return Err(TrainError::Incompatible { path, key: "tensor", found, expected });
         }
-        let mut bytes = vec![0; (end - start) as usize];
+        Ok(entry)
+    }
+
+    /// Copies elements of a tensor that was found, counted in memory order, into the flat
+    /// `destination`, which has room for as many.
+    pub(crate) fn read(
+        &mut self,
+        entry: &Entry,
+        elements: Range<i64>,
+        destination: &Tensor,
+    ) -> Result<(), TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let skipped = 4 * elements.start as u64;
         // Past any file, and so its end, where the sum would be past any number.
-        let place = SeekFrom::Start(self.data_start.saturating_add(start).min(i64::MAX as u64));
+        let place = self.data_start.saturating_add(entry.data_offsets[0]).saturating_add(skipped);
+        let place = SeekFrom::Start(place.min(i64::MAX as u64));
         self.file.seek(place).map_err(unreadable(&self.path))?;
-        self.file.read_exact(&mut bytes).map_err(unreadable(&self.path))?;
-        let tensor = Tensor::f_from_data_size(&bytes, &entry.shape, Kind::Float)?;
-        destination.shallow_clone().f_copy_(&tensor)?;
+        let piece_len = (PIECE_BYTES / 4) as i64;
+        let mut bytes = Vec::new();
+        for start in elements.clone().step_by(piece_len as usize) {
+            let len = piece_len.min(elements.end - start);
+            bytes.resize(4 * len as usize, 0);
+            self.file.read_exact(&mut bytes).map_err(unreadable(&self.path))?;
+            let piece = Tensor::f_from_data_size(&bytes, &[len], Kind::Float)?;
+            destination.f_narrow(0, start - elements.start, len)?.f_copy_(&piece)?;
+        }
         Ok(())
     }
 

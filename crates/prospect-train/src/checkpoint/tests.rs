@@ -1,9 +1,17 @@
 use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
+use prospect_model::NamedParameter;
 use tch::{Device, Kind, Tensor};
 
+use super::files::{Shards, file_name, named_parts, num_files, read_parts};
+use super::manifest::FileRecord;
+use super::parts::{collect, tell_failed, tell_written};
 use super::tensors::{TensorsFile, write_tensors};
 use crate::TrainError;
+use crate::parameters::{Layout, Place};
 use crate::progress::Progress;
 
 fn tensor(values: &[f32], shape: &[i64]) -> Tensor {
@@ -20,10 +28,11 @@ fn check(name: &str, shape: &[i64]) -> Result<Vec<f32>, TrainError> {
     ];
     write_tensors(&path, &tensors, &Progress::default())?;
     let mut file = TensorsFile::open(&path)?;
-    let destination = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?;
-    file.take(name, &destination)?;
+    let destination = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?.f_reshape([-1])?;
+    let entry = file.take(name, shape)?;
+    file.read(&entry, 0..destination.numel() as i64, &destination)?;
     assert!(file.finish().is_err(), "a tensor that nobody took is an error");
-    Ok(Vec::try_from(&destination.f_reshape([-1])?)?)
+    Ok(Vec::try_from(&destination)?)
 }
 
 #[test]
@@ -51,4 +60,138 @@ fn files_that_end_early_or_lie_about_their_header_are_refused() {
         let opened = TensorsFile::open(&path).map(|_| ());
         assert!(matches!(opened, Err(TrainError::Damaged { .. })), "{content:?}: {opened:?}");
     }
+}
+
+/// Two segments with parameters of odd sizes, the second smaller than a shard may be.
+fn layouts(place: Place) -> Vec<Layout> {
+    let parameter = |name: &str, shape: &[i64], decay| NamedParameter {
+        name: name.to_owned(),
+        tensor: Tensor::f_zeros(shape, (Kind::Float, Device::Cpu)).unwrap(),
+        decay,
+    };
+    let first = [
+        parameter("norm", &[7], false),
+        parameter("wide", &[13, 31], true),
+        parameter("long", &[300], true),
+    ];
+    let segments = [&first[..], &[parameter("end", &[5], false)]];
+    segments.iter().map(|parameters| Layout::new(parameters, place)).collect()
+}
+
+/// A rank's shards of buffers in which each element is its own number, from `first` on; zeros where
+/// no parameter lies.
+fn shards(layouts: &[Layout], prefix: &'static str, first: i64) -> Shards {
+    let flat = |layout: &Layout| {
+        let whole = Tensor::f_arange_start(first, first + layout.len(), (Kind::Float, Device::Cpu));
+        let (whole, shard) = (whole.unwrap(), zeros(layout));
+        layout.fill(&shard, |slot| slot.view(&whole)).unwrap();
+        shard
+    };
+    Shards { prefix, flats: layouts.iter().map(flat).collect() }
+}
+
+fn zeros(layout: &Layout) -> Tensor {
+    Tensor::f_zeros([layout.shard_len()], (Kind::Float, Device::Cpu)).unwrap()
+}
+
+fn write_all(dir: &Path, num_files: usize) {
+    for rank in 0..num_files {
+        let place = Place { rank, world_size: num_files };
+        let layouts = layouts(place);
+        let state = [shards(&layouts, "a.", 1), shards(&layouts, "b.", 5000)];
+        let named = named_parts(&layouts, &state).unwrap();
+        write_tensors(&dir.join(file_name(place)), &named, &Progress::default()).unwrap();
+    }
+}
+
+#[test]
+fn files_of_any_number_are_read_by_worlds_of_any_size() {
+    for num_files in [1, 2, 3, 5, 16] {
+        let dir = tempfile::tempdir().unwrap();
+        write_all(dir.path(), num_files);
+        for world_size in [1, 2, 4, 7] {
+            for rank in 0..world_size {
+                let layouts = layouts(Place { rank, world_size });
+                let empty = |prefix| Shards { prefix, flats: layouts.iter().map(zeros).collect() };
+                let found = [empty("a."), empty("b.")];
+                read_parts(dir.path(), num_files, &layouts, &found).unwrap();
+                let expected = [shards(&layouts, "a.", 1), shards(&layouts, "b.", 5000)];
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_eq!(found.flats, expected.flats, "{num_files} files, rank {rank}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_holds_whole_parameters_in_their_shape_and_parts_in_one_dimension() {
+    let layouts = layouts(Place { rank: 0, world_size: 2 });
+    let named = named_parts(&layouts, &[shards(&layouts, "a.", 0)]).unwrap();
+    let found: Vec<(&str, Vec<i64>)> =
+        named.iter().map(|(name, tensor)| (name.as_str(), tensor.size())).collect();
+    // 448 elements of "wide" with its gap, 320 of "long" and 64 of "norm" are 832, half is 416.
+    assert_eq!(found, [("a.wide", vec![13, 31]), ("a.end", vec![5])]);
+    let layouts = layouts.iter().map(|layout| layout.at(Place { rank: 1, world_size: 3 }));
+    let layouts: Vec<Layout> = layouts.collect();
+    let named = named_parts(&layouts, &[shards(&layouts, "a.", 0)]).unwrap();
+    let found: Vec<(&str, Vec<i64>)> =
+        named.iter().map(|(name, tensor)| (name.as_str(), tensor.size())).collect();
+    assert_eq!(found, [("a.wide", vec![83]), ("a.long", vec![192])]);
+}
+
+#[test]
+fn a_set_of_files_that_is_not_whole_is_refused() {
+    let dir = Path::new("step");
+    let number = |names: &[&str]| num_files(dir, names.iter().copied());
+    let [first, second] = [0, 1].map(|rank| file_name(Place { rank, world_size: 2 }));
+    assert_eq!(number(&["state.json", &second, &first]).unwrap(), 2);
+    for names in [&["state.json"][..], &[&first], &[&second], &[&first, "optimizer-x"]] {
+        let error = number(names).unwrap_err();
+        assert!(matches!(error, TrainError::Damaged { .. }), "{names:?}: {error}");
+    }
+}
+
+/// What rank 0 of 3 hears when the others do this in the directory, with this patience.
+fn check_parts(
+    others: impl FnOnce(&Path) + Send,
+    patience: Duration,
+) -> Result<Vec<String>, TrainError> {
+    let dir = tempfile::tempdir().unwrap();
+    let found = thread::scope(|scope| {
+        scope.spawn(|| others(dir.path()));
+        collect(dir.path(), 3, patience, &Progress::default())
+    });
+    if found.is_ok() {
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert!(left.is_empty(), "what they said is removed: {left:?}");
+    }
+    found.map(|records| records.into_keys().collect())
+}
+
+#[test]
+fn rank_0_waits_for_what_every_other_has_to_say() {
+    const LONG: Duration = Duration::from_secs(20);
+    let record = || FileRecord::new(1, &[0xab]);
+    let all = check_parts(
+        |dir| [2, 1].iter().for_each(|rank| tell_written(dir, *rank, &record()).unwrap()),
+        LONG,
+    );
+    assert_eq!(
+        all.unwrap(),
+        ["optimizer-00001-of-00003.safetensors", "optimizer-00002-of-00003.safetensors"]
+    );
+    let one_failed = check_parts(
+        |dir| {
+            tell_failed(dir, 2, "no space left").unwrap();
+            tell_written(dir, 1, &record()).unwrap();
+        },
+        LONG,
+    );
+    let error = one_failed.unwrap_err();
+    assert!(matches!(error, TrainError::Part { rank: 2, .. }), "{error}");
+    assert!(error.to_string().ends_with("no space left"), "{error}");
+    let one_silent =
+        check_parts(|dir| tell_written(dir, 1, &record()).unwrap(), Duration::from_millis(200));
+    assert!(matches!(one_silent, Err(TrainError::Part { rank: 2, .. })), "{one_silent:?}");
 }

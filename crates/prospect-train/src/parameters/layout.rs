@@ -111,6 +111,13 @@ impl Layout {
         Self { slots, num_decaying, len, shard_len, place }
     }
 
+    /// The same layout, about the shard of another rank.
+    pub(crate) fn at(&self, place: Place) -> Self {
+        let world_size = place.world_size as i64;
+        let shard_len = align((self.len + world_size - 1) / world_size);
+        Self { place, shard_len, ..self.clone() }
+    }
+
     /// The rank whose shard it is about.
     pub(crate) fn place(&self) -> Place {
         self.place

@@ -22,7 +22,7 @@ use prospect_model::{CausalLm, ModelFiles};
 use tch::{Device, Kind, Tensor};
 
 use self::layout::zeros;
-pub(crate) use self::layout::{Layout, Place, Slot, narrowed};
+pub(crate) use self::layout::{Layout, OwnPart, Place, Slot, narrowed};
 pub(crate) use self::weights::Weights;
 use crate::TrainError;
 use crate::progress::Progress;
@@ -42,6 +42,9 @@ pub(crate) struct Parameters {
     pub(crate) num_updates: u64,
     /// f32 `[padded_len]` for each segment whose product is under way, where gradients are sharded.
     products: RefCell<Vec<Option<Tensor>>>,
+    /// f32, as long as the longest shard: where gradients come to from a GPU whose optimizer is
+    /// offloaded.
+    staging: Option<Tensor>,
 }
 
 /// The parameters of one segment.
@@ -74,6 +77,7 @@ impl Parameters {
             compute_kind: policy.kind(),
             num_updates: 0,
             products: RefCell::default(),
+            staging: None,
         }
     }
 
@@ -86,9 +90,15 @@ impl Parameters {
             .collect();
         // Before the buffers that take the place of these.
         self.segments.clear();
+        self.weights = Weights::none(self.mode);
         self.weights = Weights::place(policy, &layouts, self.mode, true)?;
         self.products = RefCell::new(layouts.iter().map(|_| None).collect());
         let state_device = if self.offload { Device::Cpu } else { self.device };
+        self.staging = None;
+        if state_device != self.device {
+            let longest = layouts.iter().map(Layout::shard_len).max().unwrap_or_default();
+            self.staging = Some(zeros(longest, Kind::Float, [state_device, self.device])?);
+        }
         for (idx, layout) in layouts.into_iter().enumerate() {
             let state = || zeros(layout.shard_len(), Kind::Float, [state_device, self.device]);
             let shares = !self.has_masters() && !self.offload;
@@ -205,6 +215,16 @@ impl Parameters {
     /// Whether the optimizer's state is kept elsewhere than the passes compute.
     pub(crate) fn is_offloaded(&self) -> bool {
         self.offload
+    }
+
+    /// This rank's shard of a segment's gradient where the optimizer's state is. Where that is not
+    /// where passes compute, it is good until the next one is asked for.
+    pub(crate) fn gradient_for_update(&self, segment: &Segment) -> Result<Tensor, TrainError> {
+        let gradient = segment.own_gradient()?;
+        let Some(staging) = &self.staging else { return Ok(gradient) };
+        let mut staged = staging.f_narrow(0, 0, segment.layout.shard_len())?;
+        staged.f_copy_(&gradient)?;
+        Ok(staged)
     }
 
     /// The whole buffer of this segment's kind that `shard` is this rank's part of, where passes

@@ -23,7 +23,7 @@ pub(super) const MANIFEST: &str = "MANIFEST.json";
 pub(super) fn saved(config: &RunConfig, last: u64, dir: &Path) -> String {
     alone(config, |trainer, exchange| {
         train(trainer, exchange, 1..=last, (0, 1)).unwrap();
-        trainer.snapshot().unwrap().write(dir).unwrap();
+        trainer.snapshot(dir).unwrap().write().unwrap();
         trainer.digest().unwrap()
     })
 }
@@ -57,10 +57,10 @@ fn check_resume(config: &RunConfig, world_size: usize) {
     };
     let whole = world(world_size, config, |rank, trainer, exchange| {
         train(trainer, exchange, 1..=3, (rank, world_size)).unwrap();
-        let snapshot = trainer.snapshot().unwrap();
+        let snapshot = trainer.snapshot(&root.path().join("step-000003")).unwrap();
         assert_eq!(snapshot.step(), Step(3));
         if rank == 0 {
-            snapshot.write(&root.path().join("step-000003")).unwrap();
+            snapshot.write().unwrap();
         }
         last(trainer, exchange, rank)
     });
@@ -90,20 +90,21 @@ fn a_resumed_run_in_bf16_goes_on_from_its_master_weights() {
 /// the trainer goes on.
 fn check_snapshot(config: &RunConfig) {
     let root = tempfile::tempdir().unwrap();
-    let write = |snapshot: Snapshot, name: &str| snapshot.write(&root.path().join(name)).unwrap();
+    let take = |trainer: &Trainer, name: &str| trainer.snapshot(&root.path().join(name)).unwrap();
+    let write = |snapshot: Snapshot| snapshot.write().unwrap().unwrap();
     let (then, digests) = alone(config, |trainer, exchange| {
         train(trainer, exchange, 1..=2, (0, 1)).unwrap();
         let then = trainer.digest().unwrap();
-        let at_once = write(trainer.snapshot().unwrap(), "at-once");
-        let [during, after] = [trainer.snapshot().unwrap(), trainer.snapshot().unwrap()];
+        let at_once = write(take(trainer, "at-once"));
+        let [during, after] = ["during", "after"].map(|name| take(trainer, name));
         // A gradient that is pending is no part of it.
         trainer.step(&shard(3, 32, (0, 1)), exchange).unwrap();
-        let pending = write(trainer.snapshot().unwrap(), "pending");
+        let pending = write(take(trainer, "pending"));
         trainer.apply(Step(3)).unwrap();
         let digests: [CheckpointManifestDigest; 4] = std::thread::scope(|scope| {
-            let during = scope.spawn(|| write(during, "during"));
+            let during = scope.spawn(|| write(during));
             train(trainer, exchange, 4..=6, (0, 1)).unwrap();
-            [at_once, pending, during.join().unwrap(), write(after, "after")]
+            [at_once, pending, during.join().unwrap(), write(after)]
         });
         assert_ne!(trainer.digest().unwrap(), then);
         (then, digests)
@@ -126,9 +127,10 @@ fn a_snapshot_is_of_its_moment_whatever_the_trainer_does_later() {
 fn writing_a_snapshot_and_hashing_it_is_progress() {
     let root = tempfile::tempdir().unwrap();
     let trainer = Trainer::new(&config("smollm2", "llama2"), Device::Cpu).unwrap();
-    let (snapshot, progress) = (trainer.snapshot().unwrap(), trainer.progress());
+    let snapshot = trainer.snapshot(&root.path().join("step")).unwrap();
+    let progress = trainer.progress();
     let before = progress.count();
-    snapshot.write(&root.path().join("step")).unwrap();
+    snapshot.write().unwrap();
     let found = progress.count() - before;
     let content = fs::read(root.path().join("step").join(OPTIMIZER)).unwrap();
     let num_moments = SafeTensors::deserialize(&content).unwrap().len() as u64;
@@ -245,7 +247,7 @@ fn storage_that_fails_is_named_and_training_goes_on() {
     fs::write(&blocked, "a file where a directory should be").unwrap();
     alone(&config("smollm2", "llama2"), |trainer, exchange| {
         for path in [blocked.join(".staged-step-000000-1f0c9a3e"), root.path().join("no/.staged")] {
-            let saved = trainer.snapshot().unwrap().write(&path).map(|_| ());
+            let saved = trainer.snapshot(&path).unwrap().write().map(|_| ());
             for error in [saved.unwrap_err(), trainer.save_final(&path).unwrap_err()] {
                 assert_eq!(error.exit_code(), ExitCode::Storage);
                 assert!(error.to_string().contains(&path.display().to_string()), "{error}");
@@ -262,9 +264,9 @@ fn a_staged_checkpoint_is_replaced_and_the_final_model_loads() {
     let config = config("llama2", "smollm2");
     let (staged, place) = (root.path().join(".staged-step"), root.path().join(".staged-final"));
     let digest = alone(&config, |trainer, exchange| {
-        let first = trainer.snapshot().unwrap().write(&staged).unwrap();
+        let first = trainer.snapshot(&staged).unwrap().write().unwrap();
         train(trainer, exchange, 1..=1, (0, 1)).unwrap();
-        let second = trainer.snapshot().unwrap().write(&staged).unwrap();
+        let second = trainer.snapshot(&staged).unwrap().write().unwrap();
         trainer.save_final(&place).unwrap();
         trainer.save_final(&place).unwrap();
         assert_ne!(first, second);
@@ -295,7 +297,7 @@ fn the_files_are_what_others_read() {
     let dir = root.path().join("step-000000");
     // A trainer needs no world for it.
     let trainer = Trainer::new(&config, Device::Cpu).unwrap();
-    let digest = trainer.snapshot().unwrap().write(&dir).unwrap();
+    let digest = trainer.snapshot(&dir).unwrap().write().unwrap().unwrap();
     let content = fs::read(dir.join(OPTIMIZER)).unwrap();
     let file = SafeTensors::deserialize(&content).unwrap();
     for prefix in ["exp_avg", "exp_avg_sq", "master"] {
@@ -332,7 +334,7 @@ fn weights_that_are_not_finite_are_not_saved() {
         shard.learning_rate = 1e39;
         trainer.step(&shard, exchange).unwrap();
         trainer.apply(Step(1)).unwrap();
-        check(trainer.snapshot().unwrap().write(&root.path().join("step")).map(drop));
+        check(trainer.snapshot(&root.path().join("step")).unwrap().write().map(drop));
         check(trainer.save_final(&root.path().join("final")));
     });
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);

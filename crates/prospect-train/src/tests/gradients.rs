@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::support::{
     BATCH, alone, assert_close, config, gradients, sequences, shard, step, total, values,
 };
-use crate::score;
+use crate::{Trainer, score};
 
 fn load(config: &RunConfig, reference: bool) -> CausalLm {
     let path = match &config.reference.path {
@@ -201,6 +201,20 @@ fn without_an_exchange_to_wait_in_the_reference_is_loaded_at_once() {
     let mut config = config("smollm2", "llama2");
     config.objective.name = ObjectiveName::ApoZeroUnpaired;
     alone(&config, |trainer, _| assert!(trainer.reference.is_loaded()));
+}
+
+#[test]
+fn of_a_reference_whose_values_are_known_nothing_is_read() {
+    let mut config = config("smollm2", "llama2");
+    config.reference.path = Some("/nowhere/reference".into());
+    for name in [ObjectiveName::Kto, ObjectiveName::ApoZeroUnpaired] {
+        config.objective.name = name;
+        let mut trainer = Trainer::with_known_reference(&config, Device::Cpu).unwrap();
+        assert!(!trainer.reference.is_loaded());
+        // A value that is missing after all is looked for, and not found.
+        let error = trainer.reference.ensure_loaded().unwrap_err();
+        assert!(error.to_string().contains("/nowhere/reference"), "{error}");
+    }
 }
 
 #[test]

@@ -15,14 +15,14 @@ use super::support::{
 };
 use crate::{FailureKind, TrainError, Trainer};
 
-const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
+pub(super) const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
 
 const STEPS: u64 = 6;
 
 /// Loss, gradient norm and reference point of a step.
 type Point = (f64, f64, f64);
 
-fn mode_config(mode: Mode, policy: &str) -> RunConfig {
+pub(super) fn mode_config(mode: Mode, policy: &str) -> RunConfig {
     let mut config = config(policy, "llama2");
     config.train.mode = mode;
     config
@@ -58,7 +58,7 @@ fn curve(
 /// Ranks have different numbers of microbatches: budgets differ, and the last has no sequences every
 /// other step.
 fn uneven(step: u64, (rank, world_size): (usize, usize)) -> Shard {
-    let has_nothing = |rank: usize| step % 2 == 0 && rank + 1 == world_size && rank > 0;
+    let has_nothing = |rank: usize| step.is_multiple_of(2) && rank + 1 == world_size && rank > 0;
     if has_nothing(rank) {
         let part = ShardPart { part: rank as u32, ..ShardPart::default() };
         return Shard { parts: vec![part], ..shard(step, 32, (0, 1)) };
@@ -329,14 +329,38 @@ fn no_rank_holds_all_weights_between_passes() {
                 trainer.parameters.segments.iter().map(|s| s.own().end - s.own().start).sum();
             (resident_bytes(trainer), total, owned)
         });
-    let total = found[0].1;
+    let (total, num_segments) = (found[0].1, 4);
     assert_eq!(found.iter().map(|(.., owned)| owned).sum::<i64>(), total);
-    let num_segments = 8;
     for (bytes, ..) in &found {
         // Weight, gradient, two moments and a weight of the reference, in fp32.
         let most = 5 * 4 * (total / WORLD as i64 + 64 * num_segments);
         assert!(*bytes <= most as u64, "{bytes} of {most}");
     }
+}
+
+#[test]
+fn a_segment_comes_before_its_visit_and_goes_after_it() {
+    let places = world(2, &mode_config(Mode::FullySharded, "smollm2"), |_, trainer, _| {
+        let (chain, weights) = (trainer.policy_chain(), &trainer.parameters.weights);
+        let here = || -> Vec<usize> {
+            (0..trainer.parameters.segments.len())
+                .filter(|&idx| storage_bytes(&weights.segment(idx).whole).unwrap() > 0)
+                .collect()
+        };
+        let last = trainer.parameters.segments.len() - 1;
+        let mut seen = vec![here()];
+        for segment in 0..=last {
+            let next = (segment < last).then_some(segment + 1);
+            seen.push(chain.visit(segment, next, |_| Ok(here())).unwrap());
+        }
+        chain.end_pass().unwrap();
+        seen.push(here());
+        assert_eq!(weights.num_passes(), 1);
+        seen
+    });
+    // Two blocks between the two ends, which stay.
+    let expected: [&[usize]; 6] = [&[], &[0, 1], &[0, 1, 2], &[0, 2, 3], &[0, 3], &[]];
+    assert!(places.iter().all(|seen| *seen == expected), "{places:?}");
 }
 
 #[test]

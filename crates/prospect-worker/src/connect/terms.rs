@@ -23,6 +23,8 @@ pub(crate) struct Terms {
     pub model_digest: String,
     /// The same of the reference model, where it is another one.
     pub reference_digest: Option<String>,
+    /// Whether all values of the reference come with the shards.
+    pub reference_is_known: bool,
     /// Run directory.
     pub run_dir: PathBuf,
     /// How often to say that we are alive.
@@ -60,6 +62,7 @@ impl TryFrom<v1::JoinResponse> for Terms {
             config,
             model_digest: response.model_digest,
             reference_digest: Some(response.reference_digest).filter(|digest| !digest.is_empty()),
+            reference_is_known: response.reference_is_known,
             run_dir: response.run_dir.into(),
             heartbeat_interval: duration(response.heartbeat_interval, "heartbeat_interval")?,
             collective_timeout: duration(response.collective_timeout, "collective_timeout")?,

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prospect_core::{Generation, ReferencePoint, Step, StepPhase, Weights};
 use prospect_train::Progress;
@@ -184,6 +185,15 @@ impl Mailbox {
     /// Waits until no checkpoint is being written.
     pub fn wait_written(&self) -> Result<(), Interrupted> {
         self.wait(|state| state.writing.is_none().then_some(()))
+    }
+
+    /// Waits until no checkpoint is being written, but no longer than this.
+    pub fn wait_written_for(&self, limit: Duration) -> Result<(), Interrupted> {
+        let state = self.lock();
+        let waits = |state: &mut State| state.interrupt.is_none() && state.writing.is_some();
+        let waited = self.changed.wait_timeout_while(state, limit, waits);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.interrupt.is_some() { Err(Interrupted) } else { Ok(()) }
     }
 
     /// Step whose checkpoint is being written, if any.

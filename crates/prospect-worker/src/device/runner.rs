@@ -73,7 +73,12 @@ impl Runner {
     fn load(&self) -> Result<Trainer, WorkerError> {
         let terms = &self.setup.terms;
         let digest = self.checked_digests()?;
-        let trainer = Trainer::new(&terms.config, self.setup.device)?;
+        let trainer = if terms.reference_is_known {
+            info!("all values of the reference are known: it is not loaded");
+            Trainer::with_known_reference(&terms.config, self.setup.device)?
+        } else {
+            Trainer::new(&terms.config, self.setup.device)?
+        };
         // After the configuration's own choice.
         if let Some(threads) = self.setup.threads {
             set_threads(threads);
@@ -91,14 +96,15 @@ impl Runner {
         Ok(trainer)
     }
 
-    /// Digest of the model directory. It and that of the reference model are equal
-    /// to the coordinator's. Reading every byte also brings the weights into the
+    /// Digest of the model directory. It and that of the reference model, where that is needed,
+    /// are equal to the coordinator's. Reading every byte also brings the weights into the
     /// page cache.
     fn checked_digests(&self) -> Result<String, WorkerError> {
         let terms = &self.setup.terms;
         let digest = checked_digest("model", &terms.config.model.path, &terms.model_digest)?;
         if let (Some(path), Some(expected)) =
             (&terms.config.reference.path, &terms.reference_digest)
+            && !terms.reference_is_known
         {
             checked_digest("reference model", path, expected)?;
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::Builder;
 
-use prospect_core::Step;
+use prospect_core::{Generation, Rank, Step};
 use prospect_proto::WorkerMessage;
 use prospect_train::{Snapshot, Trainer};
 use tracing::{debug, warn};
@@ -22,7 +22,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// Characters of the incarnation in the name of what is staged.
 const NAME_CHARS: usize = 8;
 
-/// Writes what rank 0 is told to save.
+/// Writes what this rank is told to save.
 pub(super) struct Saving {
     run_dir: PathBuf,
     /// Distinguishes what this process stages from what others of the run do.
@@ -35,11 +35,10 @@ pub(super) struct Saving {
     writer: Option<mpsc::Sender<Job>>,
 }
 
-/// A checkpoint to be written.
+/// A rank's part of a checkpoint to be written.
 struct Job {
     snapshot: Snapshot,
-    run_dir: PathBuf,
-    /// Directory to write, relative to the run directory.
+    /// Directory that is written, relative to the run directory.
     path: PathBuf,
 }
 
@@ -54,35 +53,71 @@ impl Saving {
     /// copy at most. A failure is told and leaves everything as it is.
     pub fn begin(&mut self, trainer: &Trainer) {
         let step = trainer.done();
-        self.mailbox.begin_writing(step);
-        let begun = trainer.snapshot().map_err(WorkerError::from).and_then(|snapshot| {
-            let name = format!(".staged-{}-{}", step.directory_name(), self.suffix);
-            let path = Path::new(CHECKPOINTS).join(name);
-            let job = Job { snapshot, run_dir: self.run_dir.clone(), path };
-            self.writer()?.send(job).expect("the writer ends after its sender");
-            Ok(())
-        });
+        let begun = self.hand_over(trainer, format!("{}-{}", step.directory_name(), self.suffix));
         if let Err(error) = begun {
             say_failed(&self.voice, step, error.to_string());
-            self.mailbox.written(None);
         }
     }
 
+    /// The same with all ranks of a sharded world, none of which may be writing. Rank 0 tells what
+    /// becomes of the checkpoint.
+    ///
+    /// # Errors
+    /// What the ranks fail with.
+    pub fn begin_together(
+        &mut self,
+        trainer: &Trainer,
+        generation: Generation,
+    ) -> Result<(), WorkerError> {
+        // No world finds what ranks of an earlier one may still be writing.
+        let step = trainer.done().directory_name();
+        self.hand_over(trainer, format!("{step}-g{generation}-{}", self.suffix))
+    }
+
+    fn hand_over(&mut self, trainer: &Trainer, name: String) -> Result<(), WorkerError> {
+        self.mailbox.begin_writing(trainer.done());
+        let path = Path::new(CHECKPOINTS).join(format!(".staged-{name}"));
+        let begun = trainer.snapshot(&self.run_dir.join(&path)).map_err(WorkerError::from);
+        let begun = begun.and_then(|snapshot| {
+            let job = Job { snapshot, path };
+            self.writer()?.send(job).expect("the writer ends after its sender");
+            Ok(())
+        });
+        if begun.is_err() {
+            self.mailbox.written(None);
+        }
+        begun
+    }
+
     /// Tells that there will be no checkpoint of a step, because an earlier one is not done.
-    pub fn skip(&self, step: Step, earlier: Step) {
-        let message = format!(
-            "the one of step {earlier} is still being written; raise checkpoint.every_steps"
-        );
+    pub fn skip(&self, step: Step, earlier: Option<Step>) {
+        let earlier = match earlier {
+            Some(earlier) => format!("the one of step {earlier}"),
+            None => "another rank's part of an earlier one".to_owned(),
+        };
+        let message = format!("{earlier} is still being written; raise checkpoint.every_steps");
         say_failed(&self.voice, step, message);
     }
 
-    /// Writes the trained model and says so.
-    pub fn save_final(&self, trainer: &Trainer, voice: &Voice) -> Result<(), WorkerError> {
+    /// Tells that the checkpoint of a step is not to be had.
+    pub fn give_up(&self, step: Step) {
+        say_failed(&self.voice, step, "it could not be written before".to_owned());
+    }
+
+    /// Writes the trained model and, as rank 0, says so. In a sharded world all ranks take part.
+    pub fn save_final(
+        &self,
+        trainer: &Trainer,
+        voice: &Voice,
+        rank: Rank,
+    ) -> Result<(), WorkerError> {
         let name = format!(".staged-final-{}", self.suffix);
         let staged = self.run_dir.join(&name);
         trainer.save_final(&staged)?;
-        failpoint::hit("worker::final")?;
-        voice.say(WorkerMessage::FinalWritten { path: name });
+        if rank == Rank(0) {
+            failpoint::hit("worker::final")?;
+            voice.say(WorkerMessage::FinalWritten { path: name });
+        }
         Ok(())
     }
 
@@ -101,10 +136,13 @@ fn spawn_writer(mailbox: Arc<Mailbox>, voice: Voice) -> Result<mpsc::Sender<Job>
         .name("writer".to_owned())
         .spawn(move || {
             for job in queue {
-                let step = job.snapshot.step();
+                let (step, is_leader) = (job.snapshot.step(), job.snapshot.is_leader());
                 let written = write(job, &voice);
-                if let Err(error) = &written {
-                    say_failed(&voice, step, error.to_string());
+                match &written {
+                    Ok(()) => {}
+                    Err(error) if is_leader => say_failed(&voice, step, error.to_string()),
+                    // Rank 0 tells the coordinator.
+                    Err(error) => warn!(%step, %error, "no part of a checkpoint"),
                 }
                 mailbox.written(written.is_ok().then_some(step));
             }
@@ -114,11 +152,15 @@ fn spawn_writer(mailbox: Arc<Mailbox>, voice: Voice) -> Result<mpsc::Sender<Job>
 }
 
 fn write(job: Job, voice: &Voice) -> Result<(), WorkerError> {
-    let Job { snapshot, run_dir, path } = job;
-    let (step, staged) = (snapshot.step(), run_dir.join(&path));
-    let digest = catch_unwind(AssertUnwindSafe(|| snapshot.write(&staged)))
+    let Job { snapshot, path } = job;
+    let step = snapshot.step();
+    let digest = catch_unwind(AssertUnwindSafe(|| snapshot.write()))
         .map_err(|_| WorkerError::WriterDied { step })??;
     failpoint::hit("worker::written")?;
+    let Some(digest) = digest else {
+        debug!(%step, "a part of a checkpoint is written");
+        return Ok(());
+    };
     debug!(%step, "a checkpoint is written");
     voice.say(WorkerMessage::CheckpointWritten {
         step,

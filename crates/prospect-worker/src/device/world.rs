@@ -2,6 +2,7 @@
 //! that are committed, and keeps what it has when the world changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prospect_core::{Generation, Restore, Shard, ShardKind, Step, StepPhase, Weights};
 use prospect_proto::WorkerMessage;
@@ -17,6 +18,9 @@ use crate::WorkerError;
 use crate::failpoint;
 use crate::torch::TcpStore;
 
+/// How often ranks that wait for each other's files say that they do.
+const WORD_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The thread's state once it has a model.
 pub(super) struct World {
     pub(super) mailbox: Arc<Mailbox>,
@@ -30,16 +34,29 @@ pub(super) struct World {
     /// Kept for the peers of rank 0 until the next generation.
     store: Option<Arc<TcpStore>>,
     /// A checkpoint of the step that is pending, or of the last one done, is still to be begun. It
-    /// is as soon as none is being written, unless the next step comes first.
+    /// is as soon as none is being written, unless the next step comes first. In a sharded world it
+    /// is begun, or not, with the step that it is of.
     owes_checkpoint: bool,
+    /// Step of the last checkpoint that the ranks of a sharded world have begun, or began from.
+    begun_together: Step,
 }
 
 impl World {
     pub fn new(setup: Setup, mailbox: Arc<Mailbox>, voice: Voice, trainer: Trainer) -> Self {
         let saving = Saving::new(&setup, Arc::clone(&mailbox), voice.clone());
         let progress = trainer.progress();
-        let (place, store, owes_checkpoint) = (None, None, false);
-        Self { mailbox, voice, setup, trainer, progress, saving, place, store, owes_checkpoint }
+        Self {
+            mailbox,
+            voice,
+            setup,
+            trainer,
+            progress,
+            saving,
+            place: None,
+            store: None,
+            owes_checkpoint: false,
+            begun_together: Step(0),
+        }
     }
 
     /// Follows orders until that ends.
@@ -64,15 +81,23 @@ impl World {
                 self.pass(&shard)
             }
             Order::Finish => {
-                if self.placed("a finish")?.rank.0 == 0 {
+                let rank = self.placed("a finish")?.rank;
+                if self.trainer.is_sharded() {
+                    self.wait_written_together()?;
+                } else if rank.0 == 0 {
                     self.complete_checkpoints()?;
-                    self.saving.save_final(&self.trainer, &self.voice)?;
+                } else {
+                    return Ok(());
                 }
-                Ok(())
+                Ok(self.saving.save_final(&self.trainer, &self.voice, rank)?)
             }
             Order::Stop { reason } => {
-                if self.place.as_ref().is_some_and(|place| place.rank.0 == 0) {
-                    self.save_last_step()?;
+                match self.place.as_ref().map(|place| place.rank.0) {
+                    Some(rank) if self.trainer.is_sharded() => {
+                        self.save_last_step_together(rank == 0)?;
+                    }
+                    Some(0) => self.save_last_step()?,
+                    _ => {}
                 }
                 info!(step = %self.trainer.done(), %reason, "the run is stopped");
                 Ok(())
@@ -100,6 +125,8 @@ impl World {
         let entered = self.trainer.enter(formed.group, &place.restore, run_dir);
         self.publish_weights();
         let step = entered?;
+        // What a sharded world begins with is the model's directory or a checkpoint.
+        self.begun_together = step;
         match &place.restore {
             Restore::Initial | Restore::Checkpoint { .. } => {
                 self.mailbox.set_taken_over(Some(step));
@@ -132,11 +159,17 @@ impl World {
             self.voice.say(WorkerMessage::StepReport(report));
             return Ok(());
         }
-        self.owes_checkpoint = shard.checkpoint_after && self.placed("a shard")?.rank.0 == 0;
+        let is_sharded = self.trainer.is_sharded();
+        let is_rank_0 = self.placed("a shard")?.rank.0 == 0;
+        self.owes_checkpoint = shard.checkpoint_after && is_rank_0 && !is_sharded;
         self.voice.say(WorkerMessage::StepReport(report));
         self.set_phase(StepPhase::Commit);
         self.mailbox.wait_commit(shard.step)?;
-        Ok(self.apply(shard.step)?)
+        self.apply(shard.step)?;
+        if is_sharded && shard.checkpoint_after {
+            self.begin_or_skip_together(is_rank_0)?;
+        }
+        Ok(())
     }
 
     /// Moves the weights by a step that is committed.
@@ -161,8 +194,52 @@ impl World {
         }
         match self.mailbox.writing() {
             None => self.begin_checkpoint(),
-            Some(earlier) => self.saving.skip(self.trainer.done(), earlier),
+            Some(earlier) => self.saving.skip(self.trainer.done(), Some(earlier)),
         }
+    }
+
+    /// Begins the checkpoint of the step that all ranks of a sharded world have just done, unless one
+    /// of them is writing an earlier one.
+    fn begin_or_skip_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        let writing = self.mailbox.writing();
+        if !self.trainer.any(writing.is_some())? {
+            self.begin_together()?;
+        } else if is_rank_0 {
+            self.saving.skip(self.trainer.done(), writing);
+        }
+        Ok(())
+    }
+
+    fn begin_together(&mut self) -> Result<(), WorkerError> {
+        self.begun_together = self.trainer.done();
+        self.saving.begin_together(&self.trainer, self.voice.generation())
+    }
+
+    /// Waits until no rank of a sharded world is writing.
+    fn wait_written_together(&mut self) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        // A collective may not take as long as a checkpoint.
+        while self.trainer.any(self.mailbox.writing().is_some())? {
+            self.mailbox.wait_written_for(WORD_INTERVAL)?;
+        }
+        Ok(())
+    }
+
+    /// Sees that a checkpoint of the last step of a sharded world lies on disk, if that can be done.
+    /// The coordinator waits for one that is not there, and so all ranks are.
+    fn save_last_step_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        let done = self.trainer.done();
+        if done != self.begun_together {
+            self.wait_written_together()?;
+            self.begin_together()?;
+        }
+        self.mailbox.wait_written()?;
+        if is_rank_0 && done > Step(0) && !self.mailbox.is_saved(done) {
+            self.saving.give_up(done);
+        }
+        Ok(())
     }
 
     /// Sees that a checkpoint of the last step lies on disk, if that can be done.
@@ -191,7 +268,8 @@ impl World {
         self.leave();
         self.voice.set_generation(generation);
         match self.trainer.pending() {
-            Some(step) if step == committed => self.apply(step)?,
+            // A rank of a sharded world has nothing to go on with without the others.
+            Some(step) if step == committed && !self.trainer.is_sharded() => self.apply(step)?,
             Some(_) => {
                 self.trainer.discard();
                 self.owes_checkpoint = false;

@@ -69,19 +69,7 @@ fn collectives_go_over_the_workers_own_gpu() {
 }
 
 #[test]
-fn peaks_are_known_by_the_drivers_names() {
-    let check = |name: &str, expected: Option<f64>| assert_eq!(peak_of(name), expected, "{name}");
-    check("NVIDIA H200", Some(989e12));
-    check("NVIDIA H100 80GB HBM3", Some(989e12));
-    check("NVIDIA H100 PCIe", Some(756e12));
-    check("NVIDIA A100-SXM4-80GB", Some(312e12));
-    check("NVIDIA A100 80GB PCIe", Some(312e12));
-    check("NVIDIA A100-PCIE-40GB", Some(312e12));
-    check("NVIDIA L40S", Some(362e12));
-    check("NVIDIA L4", Some(121e12));
-    check("NVIDIA L40", None);
-    check("NVIDIA B200", Some(2250e12));
-    check("NVIDIA H200 MIG 1g.18gb", None);
-    check("NVIDIA GeForce RTX 4090", None);
-    assert_eq!(peak_flops_per_second(Device::Cpu, Kind::BFloat16), None);
+fn the_rate_of_products_is_measured_when_it_is_asked_for() {
+    assert!(list_devices().iter().all(|device| device.flops_per_second.is_none()));
+    assert!(rate::matrix_rate(Device::Cpu).unwrap() > 1e8);
 }

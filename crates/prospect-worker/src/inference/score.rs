@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use prospect_core::{RowId, Sequence};
 use serde::{Deserialize, Serialize};
 
-use super::lines::{Lines, check_ids, write_row};
+use super::lines::{Lines, check_ids, row_error, write_row};
 use super::{InferenceError, ModelArgs};
 use crate::torch::CausalLm;
 
@@ -43,7 +43,8 @@ struct Scored {
 /// Reads `{"prompt_ids", "completion_ids"}` and writes `{"log_prob", "reference_log_prob"}`, in nats.
 ///
 /// # Errors
-/// [`InferenceError`]: a bad row by its line, a model that cannot be loaded or run, a broken stream.
+/// [`InferenceError`]: a bad row by its line, or one whose value is not finite, a model that cannot
+/// be loaded or run, a broken stream.
 pub fn score(
     args: &ScoreArgs,
     input: impl BufRead,
@@ -104,6 +105,16 @@ fn score_group(
         .transpose()?;
     for (idx, log_prob) in of_policy.into_iter().enumerate() {
         let reference_log_prob = of_reference.as_ref().map(|values| values[idx]);
+        if let Some(value) =
+            [Some(log_prob), reference_log_prob].into_iter().flatten().find(|v| !v.is_finite())
+        {
+            // Rows are numbered by their lines.
+            let line = group[idx].prompt_row.0 as usize;
+            let problem = format!(
+                "has a log-probability of {value}; look for weights that are not finite, or set model.dtype to float32"
+            );
+            return Err(row_error(line, problem));
+        }
         write_row(output, &Scored { log_prob, reference_log_prob })?;
     }
     Ok(())

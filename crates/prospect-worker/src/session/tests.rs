@@ -87,6 +87,23 @@ fn another_model_is_reported_and_ends_the_worker() {
     }
 }
 
+#[test]
+fn a_reference_that_nobody_needs_may_be_missing() {
+    let hear = |heard: &Heard| match heard.message {
+        WorkerMessage::Loaded { .. } | WorkerMessage::Failure { .. } => vec![Do::End(None)],
+        _ => Vec::new(),
+    };
+    for reference_is_known in [true, false] {
+        let mut coordinator = Scripted::new(&tiny_model(), hear);
+        coordinator.reference = Some(("/nowhere/reference".into(), "a digest".into()));
+        coordinator.reference_is_known = reference_is_known;
+        coordinator.later_refusal = Some(Status::failed_precondition("the run is over"));
+        let (_, heard) = coordinator.meet(pending());
+        let is_loaded = |heard: &Heard| matches!(heard.message, WorkerMessage::Loaded { .. });
+        assert_eq!(heard.iter().any(is_loaded), reference_is_known, "{heard:?}");
+    }
+}
+
 /// How a worker ends whose session ends at once, and whose later Joins are answered by this.
 fn check_lost(prepare: impl FnOnce(&mut Scripted)) -> WorkerError {
     let mut coordinator = Scripted::new(&tiny_model(), |_: &Heard| vec![Do::End(None)]);

@@ -80,6 +80,7 @@ impl CoordinatorService for Scripted {
             run_dir: self.run_dir.to_str().unwrap().to_owned(),
             heartbeat_interval: duration(0, 20_000_000),
             collective_timeout: duration(60, 0),
+            reference_is_known: self.reference_is_known,
         }))
     }
 

@@ -38,11 +38,7 @@ pub fn all(args: &DoctorArgs) -> Vec<Finding> {
 
 fn machine() -> Finding {
     let cores = available_parallelism().map_or(1, |cores| cores.get());
-    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    let memory = total.map(|kilobytes| format!(", {} of memory", bytes(kilobytes * 1024)));
+    let memory = devices::main_memory_bytes().map(|total| format!(", {} of memory", bytes(total)));
     Finding::ok("machine", format!("{cores} cores{}", memory.unwrap_or_default()))
 }
 

@@ -51,6 +51,7 @@ impl Plan {
             run_dir: self.run_dir.clone(),
             listen: self.config.coordinator.listen.clone(),
             run_id: None,
+            device: Some(devices::of_worker(&self.device, self.config.coordinator.workers)),
         }
     }
 

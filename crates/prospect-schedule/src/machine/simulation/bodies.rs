@@ -5,6 +5,7 @@ use std::time::Duration;
 use prospect_core::{Generation, Incarnation, Step, WorkerId};
 
 use super::disk::Value;
+use super::peers::Group;
 use super::process::{Process, Wish};
 use super::world::{Body, Item, Pid, World};
 use crate::machine::Event;
@@ -45,10 +46,7 @@ impl World {
                 Wish::Meet(generation) => self.wants_to_meet(pid, generation),
                 Wish::Reduce(generation, key) => self.wants_to_reduce(pid, generation, key),
                 Wish::Abort(generation) => self.aborts(pid, generation),
-                Wish::Write(step, value) => {
-                    let time = self.chance.millis(20, 900);
-                    self.after(time, Item::Written(pid, step, value));
-                }
+                Wish::Write(step, value) => self.begins_to_write(pid, step, value),
                 Wish::WriteFinal(value) => {
                     if !self.bodies[pid].is_stuck {
                         let generation = self.processes[pid].generation;
@@ -61,10 +59,32 @@ impl World {
         }
     }
 
-    pub(super) fn written(&mut self, pid: Pid, step: Step, value: Value) {
+    /// A checkpoint is begun. In a sharded world all ranks take part in it, or their collectives
+    /// fail.
+    fn begins_to_write(&mut self, pid: Pid, step: Step, value: Value) {
+        let mut writers = vec![pid];
+        if self.options.sharded {
+            let generation = self.processes[pid].generation;
+            match self.groups.get(&generation).and_then(Group::whole) {
+                Some(members) => writers = members,
+                None => {
+                    self.processes[pid].writing.remove(&step);
+                    return self.after(Duration::from_millis(50), Item::Breaks(pid, generation));
+                }
+            }
+        }
+        let time = self.chance.millis(20, 900);
+        self.after(time, Item::Written(pid, writers, step, value));
+    }
+
+    pub(super) fn written(&mut self, pid: Pid, writers: &[Pid], step: Step, value: Value) {
         let worker = self.processes[pid].worker.clone();
-        let fails = self.now < self.plan.quiet_from && self.chance.happens(self.plan.disk_fails);
-        let said = if fails {
+        // Whoever died may have written its part before that.
+        let is_lost = |pid: &Pid| !self.processes[*pid].is_alive;
+        let lacks_part = writers.iter().any(is_lost) && self.chance.happens(50);
+        let disk_fails =
+            self.now < self.plan.quiet_from && self.chance.happens(self.plan.disk_fails);
+        let said = if disk_fails || lacks_part {
             self.seen.insert("checkpoint failed");
             Event::CheckpointFailed { worker, step, message: "no space left".into() }
         } else {

@@ -109,6 +109,8 @@ impl Disk {
                 assert_eq!(*committed, self.committed());
                 assert_eq!(*world_size as usize, members.len());
                 assert!(*world_size <= options.max_workers);
+                let is_kept = matches!(restore, Restore::Kept | Restore::Peer { .. });
+                assert!(!(options.sharded && is_kept), "no rank has all of a sharded world");
                 if let Restore::Checkpoint { path } = restore {
                     let point = self.restore_point().expect("there is a checkpoint");
                     assert_eq!(*path, point.path);

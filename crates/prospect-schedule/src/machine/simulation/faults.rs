@@ -105,6 +105,14 @@ impl Plan {
         }
     }
 
+    /// A run whose ranks hold parts of the state.
+    pub(super) fn draw_sharded(chance: &mut Chance) -> Self {
+        let plan = Self::draw(chance);
+        let options = MachineOptions { sharded: true, fixed_parts: None, ..plan.options };
+        // All ranks take part in the checkpoint of a stop, and stay for the last word.
+        Self { options, leaves_early: false, ..plan }
+    }
+
     /// A short run in which messages arrive twice, late and again when their time is over.
     pub(super) fn draw_stale(chance: &mut Chance) -> Self {
         let plan = Self::draw(chance);

@@ -48,17 +48,22 @@ fn check(seed: u64, draw: fn(&mut Chance) -> Plan, log: bool) -> BTreeSet<&'stat
     }
 }
 
-/// With PROSPECT_SIM_SEED set, one history is shown instead; PROSPECT_SIM_SEEDS says how many.
-#[test]
-fn every_history_ends_with_all_steps_and_nothing_lost() {
+/// Simulates many histories, which together hold these kinds of things. With PROSPECT_SIM_SEED
+/// set, one of them is shown instead; PROSPECT_SIM_SEEDS says how many.
+fn check_all(draw: fn(&mut Chance) -> Plan, all: &[&str]) {
     if let Some(seed) = number("PROSPECT_SIM_SEED") {
-        check(seed, Plan::draw, true);
+        check(seed, draw, true);
         return;
     }
     let mut seen = BTreeSet::new();
     for seed in 0..number("PROSPECT_SIM_SEEDS").unwrap_or(SEEDS) {
-        seen.extend(check(seed, Plan::draw, false));
+        seen.extend(check(seed, draw, false));
     }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "what the histories hold");
+}
+
+#[test]
+fn every_history_ends_with_all_steps_and_nothing_lost() {
     let all = [
         "adopting",
         "checkpoint failed",
@@ -75,7 +80,26 @@ fn every_history_ends_with_all_steps_and_nothing_lost() {
         "shrunk",
         "stopped",
     ];
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "what the histories hold");
+    check_all(Plan::draw, &all);
+}
+
+#[test]
+fn every_history_of_a_sharded_world_begins_each_generation_from_a_checkpoint() {
+    let all = [
+        "adopting",
+        "checkpoint failed",
+        "crash between actions",
+        "failed",
+        "final rejected",
+        "from a checkpoint",
+        "grown",
+        "initial",
+        "regroup",
+        "rolled back",
+        "shrunk",
+        "stopped",
+    ];
+    check_all(Plan::draw_sharded, &all);
 }
 
 proptest! {

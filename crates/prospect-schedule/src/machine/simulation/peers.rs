@@ -21,6 +21,13 @@ pub(super) struct Group {
     reduced: BTreeMap<Key, BTreeSet<Pid>>,
 }
 
+impl Group {
+    /// Its ranks, where none has gone.
+    pub(super) fn whole(&self) -> Option<Vec<Pid>> {
+        self.gone.is_empty().then(|| self.members.clone())
+    }
+}
+
 impl World {
     pub(super) fn begin_group(
         &mut self,

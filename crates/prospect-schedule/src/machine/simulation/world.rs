@@ -35,7 +35,8 @@ pub(super) enum Item {
     Beat(Pid),
     Loaded(Pid),
     Computed(Pid, Generation, Key),
-    Written(Pid, Step, Value),
+    /// By this process, of the parts of these.
+    Written(Pid, Vec<Pid>, Step, Value),
     WrittenFinal(Pid, Generation, Value),
     Meet(Generation),
     Reduced(Pid, Generation, Key),
@@ -227,7 +228,7 @@ impl World {
                     self.grant(pid, wishes);
                 }
             }
-            Item::Written(pid, step, value) => self.written(pid, step, value),
+            Item::Written(pid, writers, step, value) => self.written(pid, &writers, step, value),
             Item::WrittenFinal(pid, generation, value) => {
                 self.written_final(pid, generation, value);
             }

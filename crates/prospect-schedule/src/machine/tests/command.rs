@@ -63,6 +63,7 @@ impl<'a> Command<'a> {
             checkpoint_every: self.number("checkpoint", 0),
             eval_every: self.value("eval").map(|every| every.parse().unwrap()),
             num_eval_shards: self.number("shards", 0) as u32,
+            sharded: self.value("sharded") == Some("yes"),
             committed: Step(self.number("committed", 0)),
             resume,
             model_digest: "d".into(),

@@ -165,6 +165,11 @@ fn a_worker_leaves_and_enough_remain() {
 }
 
 #[test]
+fn a_sharded_world_goes_on_from_a_checkpoint() {
+    check("sharded");
+}
+
+#[test]
 fn a_coordinator_adopts_the_world_of_the_last_one() {
     check("adopted");
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::keys::Keys;
-use crate::error::ModelError;
+use crate::error::ShapeError;
 
 const THETA_ADVICE: &str = "the base of the rotary frequencies, 10000.0 for Llama 2";
 
@@ -32,7 +32,7 @@ pub struct Llama3Scaling {
 
 impl RopeConfig {
     /// Takes the keys of both forms; they must not contradict each other.
-    pub(super) fn take(keys: &mut Keys<'_>) -> Result<Self, ModelError> {
+    pub(super) fn take(keys: &mut Keys<'_>) -> Result<Self, ShapeError> {
         let outer_theta = keys.take_number("rope_theta")?;
         let scaling = keys.take("rope_scaling");
         let parameters = keys.take("rope_parameters");
@@ -57,7 +57,7 @@ impl RopeConfig {
         Ok(rope)
     }
 
-    fn take_section(keys: &mut Keys<'_>, outer_theta: Option<f64>) -> Result<Self, ModelError> {
+    fn take_section(keys: &mut Keys<'_>, outer_theta: Option<f64>) -> Result<Self, ShapeError> {
         let inner_theta = keys.take_number("rope_theta")?;
         let theta = match (inner_theta, outer_theta) {
             (Some(inner), Some(outer)) if inner != outer => {
@@ -90,7 +90,7 @@ impl RopeConfig {
 }
 
 impl Llama3Scaling {
-    fn take(keys: &mut Keys<'_>) -> Result<Self, ModelError> {
+    fn take(keys: &mut Keys<'_>) -> Result<Self, ShapeError> {
         let low = keys.require_number("low_freq_factor", "1.0 for Llama 3.1")?;
         let high = keys.require_number("high_freq_factor", "4.0 for Llama 3.1")?;
         if high <= low {

@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tch::Kind;
 
-use super::{Family, Llama3Scaling, ModelConfig, RopeConfig};
-use crate::error::{ErrorClass, ModelError};
-use crate::testing::{Copy, FIXTURES, fixture};
+use prospect_core::ExitCode;
+
+use super::{Family, Llama3Scaling, ModelConfig, RopeConfig, StoredType};
+use crate::error::ShapeError;
+use crate::testing::{FIXTURES, fixture};
 
 /// A fixture's configuration with some keys set (or, with `None`, left out).
-fn edited(name: &str, edits: &[(&str, Option<Value>)]) -> Result<ModelConfig, ModelError> {
+fn edited(name: &str, edits: &[(&str, Option<Value>)]) -> Result<ModelConfig, ShapeError> {
     let text = std::fs::read(fixture(name).join("config.json")).unwrap();
     let mut map: Map<String, Value> = serde_json::from_slice(&text).unwrap();
     for (key, value) in edits {
@@ -26,7 +27,7 @@ fn edited(name: &str, edits: &[(&str, Option<Value>)]) -> Result<ModelConfig, Mo
 fn check(name: &str, key: &str, value: Value, message: &str) {
     let error = edited(name, &[(key, Some(value))]).unwrap_err();
     assert_eq!(error.to_string(), message);
-    assert_eq!(error.class(), ErrorClass::Configuration);
+    assert_eq!(error.exit_code(), ExitCode::Usage);
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn what_older_files_leave_out_has_one_meaning() {
     assert_eq!((config.qkv_bias, config.mlp_bias, config.head_dim), (false, false, 8));
     assert_eq!(config.dtype, None);
     let config = edited("mistral", &[("sliding_window", Some(json!(256)))]).unwrap();
-    assert_eq!((config.family, config.dtype), (Family::Mistral, Some(Kind::Half)));
+    assert_eq!((config.family, config.dtype), (Family::Mistral, Some(StoredType::Float16)));
     let odd = [("head_dim", None), ("num_attention_heads", Some(json!(6)))];
     assert_eq!(
         edited("llama2", &odd).unwrap_err().to_string(),
@@ -262,15 +263,16 @@ fn keys_without_effect_on_the_mathematics_are_accepted() {
 
 #[test]
 fn a_directory_that_is_no_model_is_told_apart_from_a_damaged_one() {
-    let copy = Copy::of("llama2");
-    std::fs::write(copy.path().join("config.json"), "{\"model_type\":").unwrap();
-    assert_eq!(
-        copy.load_error(),
-        "DIR/config.json is not valid JSON: EOF while parsing a value at line 1 column 14"
-    );
-    std::fs::remove_file(copy.path().join("config.json")).unwrap();
-    assert_eq!(
-        copy.load_error(),
-        "DIR/config.json does not exist; give the directory of a Hugging Face model"
-    );
+    let dir = tempfile::tempdir().unwrap();
+    let refusal = || {
+        let error = ModelConfig::read(dir.path()).unwrap_err();
+        (error.to_string().replace(dir.path().to_str().unwrap(), "DIR"), error.exit_code())
+    };
+    std::fs::write(dir.path().join("config.json"), "{\"model_type\":").unwrap();
+    let damaged =
+        "DIR/config.json is not valid JSON: EOF while parsing a value at line 1 column 14";
+    assert_eq!(refusal(), (damaged.to_owned(), ExitCode::Corrupt));
+    std::fs::remove_file(dir.path().join("config.json")).unwrap();
+    let absent = "DIR/config.json does not exist; give the directory of a Hugging Face model";
+    assert_eq!(refusal(), (absent.to_owned(), ExitCode::Usage));
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::keys::Keys;
-use crate::error::ModelError;
+use crate::error::ShapeError;
 
 /// A supported architecture, by `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Family {
         }
     }
 
-    pub(super) fn take(keys: &mut Keys<'_>) -> Result<Self, ModelError> {
+    pub(super) fn take(keys: &mut Keys<'_>) -> Result<Self, ShapeError> {
         let value = keys.require("model_type", "llama, mistral, qwen2 or qwen3")?;
         let found = Self::ALL.into_iter().find(|family| value == json!(family.model_type()));
         let Some(family) = found else {
@@ -69,7 +69,7 @@ impl Family {
         keys: &mut Keys<'_>,
         max_positions: i64,
         num_layers: i64,
-    ) -> Result<(), ModelError> {
+    ) -> Result<(), ShapeError> {
         match self {
             Self::Llama => Ok(()),
             Self::Mistral => {
@@ -105,7 +105,7 @@ impl Family {
         keys: &mut Keys<'_>,
         hidden_size: i64,
         num_heads: i64,
-    ) -> Result<i64, ModelError> {
+    ) -> Result<i64, ShapeError> {
         let stated = keys.take_count("head_dim")?;
         let head_dim = match stated {
             Some(head_dim) => head_dim,
@@ -126,7 +126,7 @@ impl Family {
 
     /// Older files leave these keys out where they are false; the weights prove it, since a bias
     /// that the configuration has no place for is an unknown tensor.
-    pub(super) fn take_biases(self, keys: &mut Keys<'_>) -> Result<Biases, ModelError> {
+    pub(super) fn take_biases(self, keys: &mut Keys<'_>) -> Result<Biases, ShapeError> {
         match self {
             Self::Llama => {
                 let attention = keys.take_bool("attention_bias")?.unwrap_or(false);

@@ -2,26 +2,29 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::time::Duration;
 
 use prospect_core::{
     Generation, Incarnation, KlSums, PartKlSums, PartSums, Rank, ReferencePoint, ReferenceValue,
-    Sequence, Shard, ShardPart, Step, StepReport, StepSums, WorkerId,
+    Sequence, Shard, ShardPart, Step, StepPhase, StepReport, StepSums, WorkerId,
 };
 use prospect_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use prospect_proto::{
     CoordinatorMessage, FromWorker, MAX_MESSAGE_BYTES, ToWorker, WorkerMessage, v1,
 };
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 /// Whatever keeps the benchmark from going on.
-pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// One rank's end of the session.
 pub struct Worker {
     name: WorkerId,
     generation: Generation,
+    model_digest: String,
     outgoing: mpsc::Sender<v1::SessionRequest>,
     incoming: Streaming<v1::SessionResponse>,
     /// Shards that were sent ahead, oldest first.
@@ -32,7 +35,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Joins and takes part in forming the world.
+    /// Joins over a connection of its own and opens a session. From then on it gives signs of
+    /// life as often as the coordinator asks for them.
     pub async fn join(url: String, rank: u32) -> Result<Self> {
         let mut client = CoordinatorServiceClient::connect(url)
             .await?
@@ -53,14 +57,24 @@ impl Worker {
         let hello = WorkerMessage::Hello { weights: None };
         outgoing.send(from(&name, generation, hello).into()).await?;
         let incoming = client.session(ReceiverStream::new(queue)).await?.into_inner();
-        let (shard, point) = (Shard::default(), ReferencePoint::default());
-        let ahead = VecDeque::new();
-        let mut worker = Self { name, generation, outgoing, incoming, ahead, shard, point };
-        worker.form(terms.model_digest).await?;
-        Ok(worker)
+        let every = terms.heartbeat_interval.and_then(|every| Duration::try_from(every).ok());
+        let every = every.ok_or("the coordinator asks for no signs of life")?;
+        tokio::spawn(live(name.clone(), generation, every, outgoing.clone()));
+        Ok(Self {
+            name,
+            generation,
+            model_digest: terms.model_digest,
+            outgoing,
+            incoming,
+            ahead: VecDeque::new(),
+            shard: Shard::default(),
+            point: ReferencePoint::default(),
+        })
     }
 
-    async fn form(&mut self, model_digest: String) -> Result<()> {
+    /// Takes part in forming the world, until it is ready for its first shard.
+    pub async fn form(&mut self) -> Result<()> {
+        let model_digest = std::mem::take(&mut self.model_digest);
         let (num_parameters, peak_flops_per_second) = (1, None);
         self.say(WorkerMessage::Loaded { model_digest, num_parameters, peak_flops_per_second })
             .await?;
@@ -146,6 +160,28 @@ impl Worker {
         let ToWorker { generation, message } = ToWorker::try_from(response)?;
         self.generation = generation;
         Ok(message)
+    }
+}
+
+/// Sends heartbeats until the worker is gone.
+async fn live(
+    name: WorkerId,
+    generation: Generation,
+    every: Duration,
+    outgoing: mpsc::Sender<v1::SessionRequest>,
+) {
+    let mut beat = interval(every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for progress in 0.. {
+        tokio::select! {
+            _ = beat.tick() => {}
+            () = outgoing.closed() => return,
+        }
+        let (step, phase) = (Step(0), StepPhase::Idle);
+        let heartbeat = WorkerMessage::Heartbeat { step, phase, progress };
+        if outgoing.send(from(&name, generation, heartbeat).into()).await.is_err() {
+            return;
+        }
     }
 }
 

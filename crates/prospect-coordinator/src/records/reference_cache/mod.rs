@@ -1,6 +1,11 @@
-//! Log-probabilities under the reference model, each computed once. The file
-//! is a row of fixed-size records, each with its own checksum; the values lie
-//! in memory besides.
+//! Log-probabilities under the reference model, each computed once. A run keeps its own by their
+//! rows, in a file of fixed-size records and in memory; what runs share is found by content.
+
+mod key;
+mod pool;
+mod records;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,14 +14,19 @@ use std::path::Path;
 
 use prospect_core::{ReferenceValue, RowId, Step};
 
+use self::records::{CHECKSUM_BYTES, seal};
 use crate::CoordinatorError;
-use crate::crc32c::crc32c;
 use crate::storage::{GrowingFile, write_whole};
+
+pub(crate) use key::{Scorer, ValueKey};
+pub(crate) use pool::{Pool, PoolWriter};
 
 /// First bytes of the file; the last one is the version.
 const MAGIC: &[u8; 8] = b"PROSREF1";
 /// Domain, step, prompt row, completion row, value, checksum.
-const RECORD_BYTES: usize = 1 + 8 * 4 + 4;
+const RECORD_BYTES: usize = 1 + 8 * 4 + CHECKSUM_BYTES;
+/// Step of the values that a run had before its first one.
+const AHEAD: Step = Step(0);
 
 /// Which data set rows are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,21 +37,46 @@ pub(crate) enum Domain {
     Eval,
 }
 
-/// All known values.
+/// Which prompt and which completion make up a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SequenceRows {
+    /// Data set of both.
+    pub(crate) domain: Domain,
+    pub(crate) prompt: RowId,
+    pub(crate) completion: RowId,
+}
+
+/// All values that a run knows.
 #[derive(Debug)]
 pub(crate) struct ReferenceCache {
     file: GrowingFile,
-    values: HashMap<(Domain, RowId, RowId), Known>,
+    values: HashMap<SequenceRows, Known>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// Step in which the value was computed first.
+    /// Step in which the value was computed first; 0 where the run had it before.
     step: Step,
     log_prob: f64,
 }
 
 impl ReferenceCache {
+    /// Makes the file of a run that begins with these values. A later start finds it and begins
+    /// with the same.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn begin(
+        path: &Path,
+        values: &[(SequenceRows, f64)],
+    ) -> Result<(), CoordinatorError> {
+        let mut bytes = MAGIC.to_vec();
+        for &(rows, log_prob) in values {
+            bytes.extend(encode(rows, Known { step: AHEAD, log_prob }));
+        }
+        write_whole(path, &bytes)
+    }
+
     /// Opens the file without the values of steps after `step`.
     ///
     /// # Errors
@@ -49,10 +84,10 @@ impl ReferenceCache {
     pub(crate) fn open(path: &Path, step: Step) -> Result<Self, CoordinatorError> {
         let mut bytes = MAGIC.to_vec();
         let mut values = HashMap::new();
-        for (domain, value, computed) in read(path)? {
-            if computed <= step {
-                bytes.extend(encode(domain, &value, computed));
-                keep_first(&mut values, domain, &value, computed);
+        for (rows, known) in read(path)? {
+            if known.step <= step {
+                bytes.extend(encode(rows, known));
+                keep_first(&mut values, rows, known);
             }
         }
         write_whole(path, &bytes)?;
@@ -71,8 +106,11 @@ impl ReferenceCache {
     ) -> Result<(), CoordinatorError> {
         let mut bytes = Vec::new();
         for value in values {
-            if keep_first(&mut self.values, domain, value, step) {
-                bytes.extend(encode(domain, value, step));
+            let (prompt, completion) = (value.prompt_row, value.completion_row);
+            let rows = SequenceRows { domain, prompt, completion };
+            let known = Known { step, log_prob: value.log_prob };
+            if keep_first(&mut self.values, rows, known) {
+                bytes.extend(encode(rows, known));
             }
         }
         self.file.append(&bytes)
@@ -95,8 +133,13 @@ impl ReferenceCache {
         completion: RowId,
         latest: Step,
     ) -> Option<f64> {
-        let known = self.values.get(&(domain, prompt, completion))?;
+        let known = self.values.get(&SequenceRows { domain, prompt, completion })?;
         (known.step <= latest).then_some(known.log_prob)
+    }
+
+    /// Whether the run had the value before its first step.
+    pub(crate) fn knew(&self, rows: SequenceRows) -> bool {
+        self.get(rows.domain, rows.prompt, rows.completion, AHEAD).is_some()
     }
 
     /// Number of values.
@@ -106,41 +149,31 @@ impl ReferenceCache {
 }
 
 /// Whether the value is new.
-fn keep_first(
-    values: &mut HashMap<(Domain, RowId, RowId), Known>,
-    domain: Domain,
-    value: &ReferenceValue,
-    step: Step,
-) -> bool {
-    match values.entry((domain, value.prompt_row, value.completion_row)) {
+fn keep_first(values: &mut HashMap<SequenceRows, Known>, rows: SequenceRows, known: Known) -> bool {
+    match values.entry(rows) {
         Entry::Occupied(_) => false,
         Entry::Vacant(place) => {
-            place.insert(Known { step, log_prob: value.log_prob });
+            place.insert(known);
             true
         }
     }
 }
 
-fn encode(domain: Domain, value: &ReferenceValue, step: Step) -> [u8; RECORD_BYTES] {
+fn encode(rows: SequenceRows, known: Known) -> [u8; RECORD_BYTES] {
     let mut record = [0; RECORD_BYTES];
-    record[0] = match domain {
+    record[0] = match rows.domain {
         Domain::Train => 0,
         Domain::Eval => 1,
     };
-    let numbers = [step.0, value.prompt_row.0, value.completion_row.0, value.log_prob.to_bits()];
+    let numbers = [known.step.0, rows.prompt.0, rows.completion.0, known.log_prob.to_bits()];
     for (place, number) in record[1..33].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
-    let checksum = crc32c(&record[..33]);
-    record[33..].copy_from_slice(&checksum.to_le_bytes());
+    seal(&mut record);
     record
 }
 
-fn decode(record: &[u8]) -> Option<(Domain, ReferenceValue, Step)> {
-    let (content, checksum) = record.split_at_checked(33)?;
-    if checksum != crc32c(content).to_le_bytes() {
-        return None;
-    }
+fn decode(content: &[u8]) -> Option<(SequenceRows, Known)> {
     let domain = match content[0] {
         0 => Domain::Train,
         1 => Domain::Eval,
@@ -151,13 +184,13 @@ fn decode(record: &[u8]) -> Option<(Domain, ReferenceValue, Step)> {
         .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("chunks of 8 bytes have 8 bytes")));
     let mut next = || numbers.next().unwrap_or_default();
     let step = Step(next());
-    let (prompt_row, completion_row) = (RowId(next()), RowId(next()));
+    let (prompt, completion) = (RowId(next()), RowId(next()));
     let log_prob = f64::from_bits(next());
-    Some((domain, ReferenceValue { prompt_row, completion_row, log_prob }, step))
+    Some((SequenceRows { domain, prompt, completion }, Known { step, log_prob }))
 }
 
 /// All records in order. What a crash has left of the last one is passed over.
-fn read(path: &Path) -> Result<Vec<(Domain, ReferenceValue, Step)>, CoordinatorError> {
+fn read(path: &Path) -> Result<Vec<(SequenceRows, Known)>, CoordinatorError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
@@ -169,16 +202,6 @@ fn read(path: &Path) -> Result<Vec<(Domain, ReferenceValue, Step)>, CoordinatorE
     let Some(content) = bytes.strip_prefix(MAGIC) else {
         return Err(damaged("it does not begin as a reference cache does".to_owned()));
     };
-    let records = content.chunks_exact(RECORD_BYTES);
-    let num_records = records.len();
-    let is_whole = records.remainder().is_empty();
-    let mut values = Vec::with_capacity(num_records);
-    for (idx, record) in records.enumerate() {
-        match decode(record) {
-            Some(value) => values.push(value),
-            None if is_whole && idx + 1 == num_records => break,
-            None => return Err(damaged(format!("record {idx} has a wrong checksum"))),
-        }
-    }
-    Ok(values)
+    records::read(content, RECORD_BYTES, decode)
+        .map_err(|idx| damaged(format!("record {idx} has a wrong checksum")))
 }

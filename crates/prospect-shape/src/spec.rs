@@ -1,50 +1,62 @@
 //! The parameters of the chain, derived from the configuration: their checkpoint names, shapes and
-//! order, segment by segment. Everything that loads, saves or runs a model follows this table.
+//! order, segment by segment. Everything that loads, saves, runs or costs a model follows this
+//! table.
 
 use crate::config::ModelConfig;
 
 /// Checkpoint name of the embedding.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Checkpoint name of the head, if it is not the embedding.
-pub(crate) const HEAD: &str = "lm_head.weight";
+pub const HEAD: &str = "lm_head.weight";
 const FINAL_NORM: &str = "model.norm.weight";
 
 /// One parameter as the configuration wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ParameterSpec {
+pub struct ParameterSpec {
     /// Name in the checkpoint.
-    pub(crate) name: String,
+    pub name: String,
     /// Shape in the checkpoint.
-    pub(crate) shape: Vec<i64>,
+    pub shape: Vec<i64>,
     /// Whether weight decay applies: to matrices, not to norms and biases.
-    pub(crate) decay: bool,
+    pub decay: bool,
 }
 
 /// Where the parameters of a block lie in its segment. The same for all blocks of a model.
 #[derive(Clone, Debug)]
-pub(crate) struct BlockSlots {
-    pub(crate) query: LinearSlots,
-    pub(crate) key: LinearSlots,
-    pub(crate) value: LinearSlots,
-    pub(crate) output: LinearSlots,
+pub struct BlockSlots {
+    /// Queries.
+    pub query: LinearSlots,
+    /// Keys.
+    pub key: LinearSlots,
+    /// Values.
+    pub value: LinearSlots,
+    /// Output of the attention.
+    pub output: LinearSlots,
     /// Norms of queries and keys, if the family has them.
-    pub(crate) qk_norms: Option<(usize, usize)>,
-    pub(crate) gate: LinearSlots,
-    pub(crate) up: LinearSlots,
-    pub(crate) down: LinearSlots,
-    pub(crate) input_norm: usize,
-    pub(crate) post_attention_norm: usize,
+    pub qk_norms: Option<(usize, usize)>,
+    /// Gate of the MLP.
+    pub gate: LinearSlots,
+    /// What is gated.
+    pub up: LinearSlots,
+    /// Output of the MLP.
+    pub down: LinearSlots,
+    /// Norm before the attention.
+    pub input_norm: usize,
+    /// Norm before the MLP.
+    pub post_attention_norm: usize,
 }
 
 /// A projection's weight and, where the family has one, its bias.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LinearSlots {
-    pub(crate) weight: usize,
-    pub(crate) bias: Option<usize>,
+pub struct LinearSlots {
+    /// The matrix, `[out, in]`.
+    pub weight: usize,
+    /// The bias, `[out]`.
+    pub bias: Option<usize>,
 }
 
 /// The parameters of every segment: the embedding, the blocks, the end of the chain.
-pub(crate) fn segments(config: &ModelConfig) -> Vec<Vec<ParameterSpec>> {
+pub fn segments(config: &ModelConfig) -> Vec<Vec<ParameterSpec>> {
     let mut segments = vec![vec![matrix(EMBEDDING.to_owned(), embedding_shape(config))]];
     for layer in 0..config.num_layers {
         segments.push(block(config, &format!("model.layers.{layer}.")).0);
@@ -58,12 +70,12 @@ pub(crate) fn segments(config: &ModelConfig) -> Vec<Vec<ParameterSpec>> {
 }
 
 /// The places of a block's parameters within its segment.
-pub(crate) fn block_slots(config: &ModelConfig) -> BlockSlots {
+pub fn block_slots(config: &ModelConfig) -> BlockSlots {
     block(config, "").1
 }
 
 /// Whether a tensor is one that old checkpoints carry although it follows from the configuration.
-pub(crate) fn is_derived(name: &str) -> bool {
+pub fn is_derived(name: &str) -> bool {
     name.starts_with("model.") && name.ends_with(".rotary_emb.inv_freq")
 }
 
@@ -103,6 +115,13 @@ fn block(config: &ModelConfig, prefix: &str) -> (Vec<ParameterSpec>, BlockSlots)
 struct Table<'a> {
     prefix: &'a str,
     parameters: Vec<ParameterSpec>,
+}
+
+impl ParameterSpec {
+    /// Number of elements.
+    pub fn numel(&self) -> u64 {
+        self.shape.iter().map(|&size| size as u64).product()
+    }
 }
 
 impl Table<'_> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::ModelError;
+use crate::error::ShapeError;
 
 /// Longest value that an error message shows, in characters.
 const SHOWN: usize = 60;
@@ -36,7 +36,7 @@ impl<'a> Keys<'a> {
         &mut self,
         key: &str,
         advice: &'static str,
-    ) -> Result<Option<Value>, ModelError> {
+    ) -> Result<Option<Value>, ShapeError> {
         match self.map.shift_remove(key) {
             None => Err(self.missing(key, advice)),
             Some(Value::Null) => Ok(None),
@@ -45,7 +45,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Takes a key that must be there and not `null`.
-    pub(super) fn require(&mut self, key: &str, advice: &'static str) -> Result<Value, ModelError> {
+    pub(super) fn require(&mut self, key: &str, advice: &'static str) -> Result<Value, ShapeError> {
         self.take(key).ok_or_else(|| self.missing(key, advice))
     }
 
@@ -54,13 +54,13 @@ impl<'a> Keys<'a> {
         &mut self,
         key: &str,
         advice: &'static str,
-    ) -> Result<i64, ModelError> {
+    ) -> Result<i64, ShapeError> {
         let value = self.require(key, advice)?;
         self.count(key, &value)
     }
 
     /// Takes an optional positive integer.
-    pub(super) fn take_count(&mut self, key: &str) -> Result<Option<i64>, ModelError> {
+    pub(super) fn take_count(&mut self, key: &str) -> Result<Option<i64>, ShapeError> {
         self.take(key).map(|value| self.count(key, &value)).transpose()
     }
 
@@ -69,25 +69,25 @@ impl<'a> Keys<'a> {
         &mut self,
         key: &str,
         advice: &'static str,
-    ) -> Result<f64, ModelError> {
+    ) -> Result<f64, ShapeError> {
         let value = self.require(key, advice)?;
         self.number(key, &value)
     }
 
     /// Takes an optional positive number.
-    pub(super) fn take_number(&mut self, key: &str) -> Result<Option<f64>, ModelError> {
+    pub(super) fn take_number(&mut self, key: &str) -> Result<Option<f64>, ShapeError> {
         self.take(key).map(|value| self.number(key, &value)).transpose()
     }
 
     /// Takes an optional boolean.
-    pub(super) fn take_bool(&mut self, key: &str) -> Result<Option<bool>, ModelError> {
+    pub(super) fn take_bool(&mut self, key: &str) -> Result<Option<bool>, ShapeError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let flag = value.as_bool();
         flag.map(Some).ok_or_else(|| self.bad(key, &value, "must be true or false"))
     }
 
     /// Takes an optional text.
-    pub(super) fn take_text(&mut self, key: &str) -> Result<Option<String>, ModelError> {
+    pub(super) fn take_text(&mut self, key: &str) -> Result<Option<String>, ShapeError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         match value {
             Value::String(text) => Ok(Some(text)),
@@ -101,7 +101,7 @@ impl<'a> Keys<'a> {
         key: &str,
         neutral: &[Value],
         expected: &str,
-    ) -> Result<(), ModelError> {
+    ) -> Result<(), ShapeError> {
         match self.take(key) {
             Some(value) if !neutral.contains(&value) => Err(self.bad(key, &value, expected)),
             _ => Ok(()),
@@ -109,26 +109,26 @@ impl<'a> Keys<'a> {
     }
 
     /// Refuses what is left.
-    pub(super) fn finish(mut self) -> Result<(), ModelError> {
+    pub(super) fn finish(mut self) -> Result<(), ShapeError> {
         let Some(key) = self.map.keys().next().cloned() else { return Ok(()) };
         let value = self.map.shift_remove(&key).unwrap_or_default();
-        Err(ModelError::UnknownKey {
+        Err(ShapeError::UnknownKey {
             key: format!("{}{key}", self.prefix),
             value: shown(&value),
             path: self.path.to_owned(),
         })
     }
 
-    pub(super) fn missing(&self, key: &str, advice: &'static str) -> ModelError {
-        ModelError::MissingKey {
+    pub(super) fn missing(&self, key: &str, advice: &'static str) -> ShapeError {
+        ShapeError::MissingKey {
             key: format!("{}{key}", self.prefix),
             path: self.path.to_owned(),
             advice,
         }
     }
 
-    pub(super) fn bad(&self, key: &str, found: &Value, expected: &str) -> ModelError {
-        ModelError::BadValue {
+    pub(super) fn bad(&self, key: &str, found: &Value, expected: &str) -> ShapeError {
+        ShapeError::BadValue {
             key: format!("{}{key}", self.prefix),
             found: shown(found),
             expected: expected.to_owned(),
@@ -136,13 +136,13 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn count(&self, key: &str, value: &Value) -> Result<i64, ModelError> {
+    fn count(&self, key: &str, value: &Value) -> Result<i64, ShapeError> {
         // Products of two sizes must fit into an i64 with room.
         let count = value.as_i64().filter(|count| (1..=i64::from(i32::MAX)).contains(count));
         count.ok_or_else(|| self.bad(key, value, "must be a positive integer"))
     }
 
-    fn number(&self, key: &str, value: &Value) -> Result<f64, ModelError> {
+    fn number(&self, key: &str, value: &Value) -> Result<f64, ShapeError> {
         let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
         number.ok_or_else(|| self.bad(key, value, "must be a positive number"))
     }

@@ -11,16 +11,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tch::Kind;
 
 pub use family::Family;
 use keys::Keys;
 pub use rope::{Llama3Scaling, RopeConfig};
 
-use crate::error::ModelError;
+use crate::error::ShapeError;
 
 /// Name of the configuration file in a model directory.
-pub(crate) const CONFIG_FILE: &str = "config.json";
+pub const CONFIG_FILE: &str = "config.json";
 
 /// Keys that do not change a forward pass, whatever their value: identities, tokens that
 /// generation and tokenizers use, the spread of a random initialisation, the output format of
@@ -57,6 +56,17 @@ const INERT_KEYS: &[&str] = &[
     "unsloth_version",
     "use_cache",
 ];
+
+/// A type that the weights of a checkpoint can be stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// fp32.
+    Float32,
+    /// fp16.
+    Float16,
+    /// bf16.
+    Bfloat16,
+}
 
 /// What of a configuration defines the mathematics, and the checkpoint's type.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +107,7 @@ pub struct ModelConfig {
     /// Whether queries and keys are normalised per head.
     pub qk_norm: bool,
     /// The type that the configuration declares for the weights; files may hold another one.
-    pub dtype: Option<Kind>,
+    pub dtype: Option<StoredType>,
 }
 
 impl ModelConfig {
@@ -106,7 +116,7 @@ impl ModelConfig {
     /// # Errors
     /// A file that is absent or no JSON object, a key that is left out or unknown, a value that is
     /// not supported: each named.
-    pub fn read(dir: &Path) -> Result<Self, ModelError> {
+    pub fn read(dir: &Path) -> Result<Self, ShapeError> {
         let (path, map) = read_object(dir)?;
         Self::parse(&path, map)
     }
@@ -116,7 +126,7 @@ impl ModelConfig {
         self.num_heads / self.num_kv_heads
     }
 
-    fn parse(path: &Path, map: Map<String, Value>) -> Result<Self, ModelError> {
+    fn parse(path: &Path, map: Map<String, Value>) -> Result<Self, ShapeError> {
         let mut keys = Keys::new(path, "", map);
         for key in INERT_KEYS {
             keys.take(key);
@@ -172,20 +182,20 @@ impl ModelConfig {
 }
 
 /// The configuration of a model directory as it stands in the file, with the file's path.
-pub(crate) fn read_object(dir: &Path) -> Result<(PathBuf, Map<String, Value>), ModelError> {
+pub fn read_object(dir: &Path) -> Result<(PathBuf, Map<String, Value>), ShapeError> {
     let path = dir.join(CONFIG_FILE);
     let advice = "give the directory of a Hugging Face model";
-    let text = fs::read(&path).map_err(|source| ModelError::read(&path, advice, source))?;
+    let text = fs::read(&path).map_err(|source| ShapeError::read(&path, advice, source))?;
     match serde_json::from_slice(&text) {
         Ok(map) => Ok((path, map)),
         Err(error) => {
-            Err(ModelError::Malformed { path, format: "valid JSON", message: error.to_string() })
+            Err(ShapeError::Malformed { path, format: "valid JSON", message: error.to_string() })
         }
     }
 }
 
 /// The row of `pad_token_id`; as in torch, a negative one counts from the end.
-fn take_padding_idx(keys: &mut Keys<'_>, vocab_size: i64) -> Result<Option<i64>, ModelError> {
+fn take_padding_idx(keys: &mut Keys<'_>, vocab_size: i64) -> Result<Option<i64>, ShapeError> {
     let Some(value) = keys.take("pad_token_id") else { return Ok(None) };
     match value.as_i64() {
         Some(id) if (-vocab_size..vocab_size).contains(&id) => Ok(Some(id.rem_euclid(vocab_size))),
@@ -198,7 +208,7 @@ fn take_padding_idx(keys: &mut Keys<'_>, vocab_size: i64) -> Result<Option<i64>,
 }
 
 /// Keys of all families that could change the mathematics but must not.
-fn expect_common_neutral(keys: &mut Keys<'_>) -> Result<(), ModelError> {
+fn expect_common_neutral(keys: &mut Keys<'_>) -> Result<(), ShapeError> {
     let activation = keys.require("hidden_act", "\"silu\"")?;
     if activation != json!("silu") {
         return Err(keys.bad("hidden_act", &activation, "only \"silu\" is supported"));
@@ -217,20 +227,20 @@ fn expect_common_neutral(keys: &mut Keys<'_>) -> Result<(), ModelError> {
 }
 
 /// The declared type of the weights, under its new or old name.
-fn take_dtype(keys: &mut Keys<'_>) -> Result<Option<Kind>, ModelError> {
+fn take_dtype(keys: &mut Keys<'_>) -> Result<Option<StoredType>, ShapeError> {
     let mut found = None;
     for key in ["torch_dtype", "dtype"] {
         let Some(name) = keys.take_text(key)? else { continue };
-        let kind = match name.trim_start_matches("torch.") {
-            "float32" => Kind::Float,
-            "float16" => Kind::Half,
-            "bfloat16" => Kind::BFloat16,
+        let stored = match name.trim_start_matches("torch.") {
+            "float32" => StoredType::Float32,
+            "float16" => StoredType::Float16,
+            "bfloat16" => StoredType::Bfloat16,
             _ => {
                 let expected = "only float32, float16 and bfloat16 are supported";
                 return Err(keys.bad(key, &json!(name), expected));
             }
         };
-        found = Some(kind);
+        found = Some(stored);
     }
     Ok(found)
 }

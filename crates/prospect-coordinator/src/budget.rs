@@ -1,0 +1,92 @@
+//! How many tokens a worker computes together: what the configuration says, held against the data
+//! and the workers' memory, or the most that fits.
+
+use std::fs;
+use std::path::Path;
+
+use prospect_core::{MicrobatchTokens, ObjectiveName, RowId, RunConfig};
+use prospect_data::TokenStore;
+use prospect_shape::{
+    BudgetRefusal, Demand, DeviceKind, Lengths, ModelConfig, Parts, Room, Setup, WorkerDevice,
+    Workload, check_longest, check_memory,
+};
+
+use crate::CoordinatorError;
+
+/// Makes `train.microbatch_tokens` a number: the one of the run's manifest where the run has begun,
+/// else the most that fits. Tells what was chosen.
+///
+/// # Errors
+/// A budget below the longest training sequence, a model that does not fit into the workers, and
+/// "auto" where their memory or the model's shape is not known.
+pub(crate) fn settle(
+    config: &mut RunConfig,
+    device: Option<WorkerDevice>,
+    (store, manifest): (&TokenStore, &Path),
+) -> Result<Option<String>, CoordinatorError> {
+    let lengths = lengths(store, config.data.max_length);
+    if config.train.microbatch_tokens == MicrobatchTokens::Auto
+        && let Some(tokens) = recorded(manifest)
+    {
+        config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
+    }
+    let configured = config.train.microbatch_tokens.tokens();
+    if let Some(tokens) = configured {
+        check_longest(tokens, lengths.longest)?;
+    }
+    let typed = config.train.memory_gb.map(|gigabytes| (gigabytes * 1e9) as u64);
+    let Some(memory_bytes) = typed.or_else(|| device?.memory_bytes) else {
+        return match configured {
+            Some(_) => Ok(None),
+            None => Err(BudgetRefusal::UnknownMemory.into()),
+        };
+    };
+    let shape = match (ModelConfig::read(&config.model.path), configured) {
+        (Ok(shape), _) => shape,
+        // The workers say what is wrong with it, since they read all of the model.
+        (Err(_), Some(_)) => return Ok(None),
+        (Err(error), None) => return Err(error.into()),
+    };
+    let parts = Parts::new(&shape);
+    let room = Room { memory_bytes, completion_share: lengths.completion_share() };
+    // What workers from elsewhere compute on decides the type; the larger need counts.
+    let kinds = device.map_or(vec![DeviceKind::Cpu, DeviceKind::Cuda], |device| vec![device.kind]);
+    let mut largest = u32::MAX;
+    for kind in kinds {
+        let setup = Setup::new(config, kind);
+        let (longest, tokens) = (lengths.longest, configured);
+        let demand = Demand { parts: &parts, setup: &setup, room, longest, tokens };
+        largest = largest.min(check_memory(&demand)?);
+    }
+    if configured.is_some() {
+        return Ok(None);
+    }
+    let workload = Workload {
+        global_batch_size: config.train.global_batch_size,
+        lengths,
+        pairs: config.objective.name == ObjectiveName::Kto,
+    };
+    // More than a worker ever has in a step changes nothing.
+    let tokens = largest.min(workload.most_tokens_of_rank(config.coordinator.least_workers()));
+    config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
+    Ok(Some(format!(
+        "train.microbatch_tokens = {tokens}, with {:.1} GB of memory a worker, into which {largest} would fit",
+        memory_bytes as f64 / 1e9
+    )))
+}
+
+/// Lengths of the training sequences as they are cut.
+fn lengths(store: &TokenStore, max_length: u32) -> Lengths {
+    let rows = (0..store.len()).map(|row| {
+        let row = store.row(RowId(row));
+        let completion = row.completion_after(row.prompt.len(), max_length as usize);
+        (row.prompt.len() as u32, completion.len() as u32)
+    });
+    Lengths::of(rows).expect("a token store has rows, and each has tokens")
+}
+
+/// The budget that a run in this directory began with.
+fn recorded(manifest: &Path) -> Option<u32> {
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(manifest).ok()?).ok()?;
+    u32::try_from(manifest.get("train.microbatch_tokens")?.as_u64()?).ok()
+}

@@ -1,0 +1,102 @@
+//! How many numbers a model's segments hold, whole and on one rank.
+
+use crate::config::ModelConfig;
+use crate::spec;
+
+/// Elements that a parameter's place in a flat buffer is a multiple of, and a rank's share of it.
+const ALIGNMENT: u64 = 64;
+
+/// The segments of a model as flat buffers, in elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    config: ModelConfig,
+    num_parameters: u64,
+    /// Embedding, blocks, final norm with the head if it is not the embedding.
+    segments: Vec<u64>,
+}
+
+impl Parts {
+    /// The segments of a model of this shape.
+    pub fn new(config: &ModelConfig) -> Self {
+        let specs = spec::segments(config);
+        let padded = |numel: u64| numel.next_multiple_of(ALIGNMENT);
+        Self {
+            config: config.clone(),
+            num_parameters: specs.iter().flatten().map(spec::ParameterSpec::numel).sum(),
+            segments: specs
+                .iter()
+                .map(|segment| segment.iter().map(|parameter| padded(parameter.numel())).sum())
+                .collect(),
+        }
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Trained numbers; a head that is the embedding counts once.
+    pub fn num_parameters(&self) -> u64 {
+        self.num_parameters
+    }
+
+    /// Elements of all segments' buffers.
+    pub fn whole(&self) -> u64 {
+        self.segments.iter().sum()
+    }
+
+    /// Elements of each segment's buffer.
+    pub fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+
+    /// Elements of a rank's shares of all buffers.
+    pub fn share(&self, world_size: u32) -> u64 {
+        let world_size = u64::from(world_size.max(1));
+        let share = |len: &u64| len.div_ceil(world_size).next_multiple_of(ALIGNMENT);
+        self.segments.iter().map(share).sum()
+    }
+
+    /// Elements of the largest block.
+    pub fn largest_block(&self) -> u64 {
+        self.segments[1..=self.config.num_layers].iter().copied().max().unwrap_or_default()
+    }
+
+    /// Elements of the first and the last segment, which a pass keeps from its first visit on.
+    pub fn ends(&self) -> u64 {
+        self.segments[0] + self.segments[self.config.num_layers + 1]
+    }
+
+    /// Elements of the head's weight.
+    pub fn head(&self) -> u64 {
+        (self.config.vocab_size * self.config.hidden_size) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FIXTURES, fixture, smollm2_135m};
+
+    #[test]
+    fn the_parameters_of_a_published_model_are_counted() {
+        let parts = Parts::new(&smollm2_135m());
+        assert_eq!(parts.num_parameters(), 134_515_008);
+        assert_eq!(parts.segments().len(), 32);
+        assert_eq!(parts.segments()[0], 49152 * 576);
+        assert_eq!(parts.whole(), parts.num_parameters(), "all sizes are multiples of 64");
+    }
+
+    #[test]
+    fn shares_cover_the_whole() {
+        for name in FIXTURES {
+            let parts = Parts::new(&ModelConfig::read(&fixture(name)).unwrap());
+            for world_size in [1, 2, 3, 8, 1024] {
+                let all = parts.share(world_size) * u64::from(world_size);
+                assert!(all >= parts.whole(), "{name} on {world_size}");
+                let padding = 64 * u64::from(world_size) * parts.segments().len() as u64;
+                assert!(all <= parts.whole() + padding, "{name} on {world_size}");
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What is refused, with the figure that would work.
+
+use super::*;
+use crate::testing::{setup, smollm2_135m};
+
+/// A model of about 8 billion parameters.
+fn large() -> Parts {
+    Parts::new(&crate::ModelConfig {
+        hidden_size: 4096,
+        intermediate_size: 14336,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: 8,
+        head_dim: 128,
+        vocab_size: 128_256,
+        tie_word_embeddings: false,
+        ..smollm2_135m()
+    })
+}
+
+fn demand<'a>(
+    parts: &'a Parts,
+    setup: &'a Setup,
+    gigabytes: f64,
+    tokens: Option<u32>,
+) -> Demand<'a> {
+    let room = Room { memory_bytes: (gigabytes * 1e9) as u64, completion_share: 1.0 };
+    Demand { parts, setup, room, longest: 1024, tokens }
+}
+
+#[test]
+fn the_largest_budget_fits_and_one_more_does_not() {
+    let (parts, setup) = (Parts::new(&smollm2_135m()), setup(DeviceKind::Cpu));
+    let demand = demand(&parts, &setup, 16.0, None);
+    let largest = check_memory(&demand).unwrap();
+    assert!(largest > 1024);
+    assert!(demand.room.holds(&parts, &setup, largest));
+    assert!(!demand.room.holds(&parts, &setup, largest + 1));
+    assert_eq!(check_memory(&Demand { tokens: Some(largest), ..demand }), Ok(largest));
+    let refusal = check_memory(&Demand { tokens: Some(largest + 1), ..demand }).unwrap_err();
+    let words = format!("set it to {largest} or less, or to \"auto\"");
+    assert!(refusal.to_string().contains(&words), "{refusal}");
+}
+
+/// Every remedy that is told is one.
+#[track_caller]
+fn check(setup: &Setup, gigabytes: f64, told: &[&str]) {
+    let parts = large();
+    let refusal = check_memory(&demand(&parts, setup, gigabytes, None)).unwrap_err();
+    let text = refusal.to_string();
+    for words in told {
+        assert!(text.contains(words), "{words:?} is missing in: {text}");
+    }
+    let BudgetRefusal::Model { remedies, planned, .. } = refusal else { panic!("{text}") };
+    assert!(!remedies.is_empty() && remedies.len() <= NUM_TOLD, "{text}");
+    assert!(remedies.iter().all(|remedy| remedy.needed <= planned), "{text}");
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_with_what_would() {
+    let one = setup(DeviceKind::Cuda);
+    check(
+        &one,
+        80.0,
+        &[
+            "the model does not fit",
+            "1024 tokens",
+            "72.0 GB can be planned with",
+            "for optimizer",
+            "fully_sharded",
+            "workers",
+        ],
+    );
+    // Without the optimizer's state one device holds it.
+    check(&one, 141.0, &["train.offload_optimizer = true"]);
+    let eight = Setup { world_size: 8, ..one };
+    check(&eight, 80.0, &["train.mode = \"fully_sharded\""]);
+}
+
+#[test]
+fn memory_that_nothing_helps_is_told_as_such() {
+    let parts = Parts::new(&smollm2_135m());
+    let canonical = Setup { parts_per_rank: Some(8), ..setup(DeviceKind::Cpu) };
+    let text = check_memory(&demand(&parts, &canonical, 1.0, None)).unwrap_err().to_string();
+    assert!(text.contains("use workers with more than"), "{text}");
+}
+
+#[test]
+fn a_budget_holds_the_longest_sequence() {
+    assert_eq!(check_longest(31, 31), Ok(()));
+    assert_eq!(
+        check_longest(24, 31).unwrap_err().to_string(),
+        "train.microbatch_tokens is 24, but the longest training sequence has 31 tokens: set it to 31 or more, or to \"auto\", or data.max_length to at most 24"
+    );
+}

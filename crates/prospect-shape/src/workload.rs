@@ -1,0 +1,102 @@
+//! What the sequences of a step come to.
+
+use serde::Serialize;
+
+/// Lengths of the rows, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Lengths {
+    /// Tokens of a prompt, on average.
+    pub mean_prompt: f64,
+    /// Tokens of a completion, on average.
+    pub mean_completion: f64,
+    /// Square of a sequence's length, on average.
+    pub mean_square: f64,
+    /// The longest sequence.
+    pub longest: u32,
+}
+
+/// What one step of a run asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Workload {
+    /// Rows in a global batch.
+    pub global_batch_size: u32,
+    /// Their lengths. Mismatched pairs are taken to be as long as the rows are.
+    pub lengths: Lengths,
+    /// Whether mismatched pairs are scored.
+    pub pairs: bool,
+}
+
+// === impl Lengths ===
+
+impl Lengths {
+    /// Of rows given by the tokens of prompt and completion. None without rows.
+    pub fn of(rows: impl Iterator<Item = (u32, u32)>) -> Option<Self> {
+        let (mut num_rows, mut prompts, mut completions, mut squares) = (0.0, 0.0, 0.0, 0.0);
+        let mut longest = 0;
+        for (prompt, completion) in rows {
+            let length = prompt + completion;
+            num_rows += 1.0;
+            prompts += f64::from(prompt);
+            completions += f64::from(completion);
+            squares += f64::from(length) * f64::from(length);
+            longest = longest.max(length);
+        }
+        (longest > 0).then(|| Self {
+            mean_prompt: prompts / num_rows,
+            mean_completion: completions / num_rows,
+            mean_square: squares / num_rows,
+            longest,
+        })
+    }
+
+    /// Rows that are all alike.
+    pub fn uniform(prompt: u32, completion: u32) -> Self {
+        let length = prompt + completion;
+        Self {
+            mean_prompt: f64::from(prompt),
+            mean_completion: f64::from(completion),
+            mean_square: f64::from(length) * f64::from(length),
+            longest: length,
+        }
+    }
+
+    /// Tokens of a sequence, on average.
+    pub fn mean(&self) -> f64 {
+        self.mean_prompt + self.mean_completion
+    }
+
+    /// Share of a sequence's tokens that belong to the completion.
+    pub fn completion_share(&self) -> f64 {
+        self.mean_completion / self.mean()
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// Tokens of the rows of a step, which are what a run learns from.
+    pub fn tokens(&self) -> f64 {
+        f64::from(self.global_batch_size) * self.lengths.mean()
+    }
+
+    /// Most tokens of rows that one of so many workers can have in a step.
+    pub fn most_tokens_of_rank(&self, world_size: u32) -> u32 {
+        let rows = self.global_batch_size.div_ceil(world_size.max(1));
+        rows.saturating_mul(self.lengths.longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_averages() {
+        let lengths = Lengths::of([(2, 4), (6, 4)].into_iter()).unwrap();
+        assert_eq!((lengths.mean_prompt, lengths.mean_completion), (4.0, 4.0));
+        assert_eq!((lengths.mean_square, lengths.longest), (68.0, 10));
+        assert_eq!(lengths.completion_share(), 0.5);
+        assert_eq!(Lengths::of(std::iter::empty()), None);
+        assert_eq!(Lengths::of([(3, 5)].into_iter()), Some(Lengths::uniform(3, 5)));
+    }
+}
