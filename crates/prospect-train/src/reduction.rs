@@ -127,6 +127,9 @@ impl<'a> Reduction<'a> {
     ) -> Result<(), TrainError> {
         while self.num_pending > segment {
             self.num_pending -= 1;
+            if parameters.mode == Mode::FullySharded && self.works.len() == MAX_PRODUCTS {
+                self.end_first(parameters)?;
+            }
             let mut gradient = match parameters.mode {
                 Mode::FullySharded => parameters.take_product(self.num_pending)?,
                 _ => parameters.segments[self.num_pending].gradient.shallow_clone(),
@@ -138,9 +141,6 @@ impl<'a> Reduction<'a> {
             let then_add =
                 (parameters.mode == Mode::FullySharded).then_some((self.num_pending, gradient));
             self.works.push_back(InFlight { work, then_add });
-            if parameters.mode == Mode::FullySharded && self.works.len() > MAX_PRODUCTS {
-                self.end_first(parameters)?;
-            }
         }
         Ok(())
     }

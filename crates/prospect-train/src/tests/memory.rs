@@ -5,18 +5,23 @@ use std::path::Path;
 use std::process::Command;
 
 use prospect_core::{
-    Dtype, Label, Recompute, RowId, RunConfig, Sequence, Shard, ShardPart, Step, Target,
+    Dtype, Label, Recompute, Restore, RowId, RunConfig, Sequence, Shard, ShardPart, Step, Target,
 };
-use prospect_libtorch::process_peak_memory_bytes;
+use prospect_libtorch::cuda_device_count;
 use prospect_model::ModelConfig;
 use prospect_shape::{DeviceKind, Kind, Memory, Parts, Setup, spec};
 use safetensors::tensor::TensorView;
 use serde_json::json;
+use tch::Device;
 
-use super::support::{alone, step};
+use super::support::{group, ranks, step, with_store};
+use crate::Trainer;
 
 /// Names the run file to the process that is measured.
 const CHILD: &str = "PROSPECT_MEASURED_RUN";
+
+/// Names its device.
+const CHILD_DEVICE: &str = "PROSPECT_MEASURED_DEVICE";
 
 /// Tokens of a prompt, and of a completion with the last token, which is no input.
 const PROMPT: usize = 128;
@@ -25,15 +30,11 @@ const COMPLETION: usize = 128;
 const NUM_SEQUENCES: usize = 8;
 
 /// One step of a run in a process of its own, in which nothing else has been; then its peak
-/// against the prediction.
+/// against the prediction. On the CPU, and where there is a GPU on that.
 #[track_caller]
 fn check(name: &str, dtype: Dtype, recompute: Recompute) {
-    if let Ok(text) = std::env::var(CHILD) {
-        let config = RunConfig::parse(&fs::read_to_string(text).unwrap(), &[]).unwrap();
-        alone(&config, |trainer, exchange| {
-            step(trainer, &shard(), exchange).unwrap();
-        });
-        println!("\npeak={}", process_peak_memory_bytes().unwrap());
+    if let Ok(path) = std::env::var(CHILD) {
+        println!("\npeak={}", measure(&path));
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -44,17 +45,42 @@ fn check(name: &str, dtype: Dtype, recompute: Recompute) {
     (config.model.dtype, config.train.recompute) = (dtype, recompute);
     let run = dir.path().join("run.toml");
     fs::write(&run, config.to_toml().unwrap()).unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("tests::memory::{name}"), "--nocapture"])
-        .env(CHILD, &run)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let peak = said.lines().find_map(|line| line.strip_prefix("peak=")?.parse::<f64>().ok());
-    let peak = peak.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
+    let has_gpu = cuda_device_count().is_ok_and(|count| count > 0);
+    for device in [DeviceKind::Cpu, DeviceKind::Cuda].into_iter().take(1 + usize::from(has_gpu)) {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("tests::memory::{name}"), "--nocapture"])
+            .env(CHILD, &run)
+            .env(CHILD_DEVICE, if device == DeviceKind::Cuda { "cuda" } else { "cpu" })
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let peak = said.lines().find_map(|line| line.strip_prefix("peak=")?.parse::<f64>().ok());
+        let why = || panic!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        compare(&config, device, peak.unwrap_or_else(why));
+    }
+}
 
-    let parts = Parts::new(&ModelConfig::read(dir.path()).unwrap());
-    let setup = Setup::new(&config, DeviceKind::Cpu);
+/// The peak of one step: of the process, or of a GPU's tensors.
+fn measure(run: &str) -> u64 {
+    let config = RunConfig::parse(&fs::read_to_string(run).unwrap(), &[]).unwrap();
+    let is_cuda = std::env::var(CHILD_DEVICE).is_ok_and(|device| device == "cuda");
+    let device = if is_cuda { Device::Cuda(0) } else { Device::Cpu };
+    with_store(|port| {
+        ranks(1, |_, exchange| {
+            let mut trainer = Trainer::new(&config, device).unwrap();
+            let group = group(port, "memory", (0, 1));
+            trainer.enter(group, &Restore::Initial, Path::new("")).unwrap();
+            step(&mut trainer, &shard(), exchange).unwrap();
+            trainer.peak_memory_bytes().unwrap()
+        })
+    })[0]
+}
+
+/// Fails where the prediction is off by more than a tenth.
+#[track_caller]
+fn compare(config: &RunConfig, device: DeviceKind, peak: f64) {
+    let parts = Parts::new(&ModelConfig::read(&config.model.path).unwrap());
+    let setup = Setup::new(config, device);
     let tokens = (NUM_SEQUENCES * (PROMPT + COMPLETION)) as u32;
     let share = COMPLETION as f64 / (PROMPT + COMPLETION) as f64;
     let memory = Memory::new(&parts, &setup, tokens, share);
@@ -62,9 +88,11 @@ fn check(name: &str, dtype: Dtype, recompute: Recompute) {
         .iter()
         .map(|&kind| format!("{} {:.1}", kind.name(), memory.on_device(kind) as f64 / 1e6))
         .collect();
-    let predicted = memory.device_peak() as f64;
+    // A GPU's runtime lies beside the tensors that are counted.
+    let beside = if device == DeviceKind::Cuda { memory.on_device(Kind::Runtime) } else { 0 };
+    let predicted = (memory.device_peak() - beside) as f64;
     let told = format!(
-        "measured {:.1} MB, predicted {:.1} MB ({:+.1} %): {}",
+        "{device:?}: measured {:.1} MB, predicted {:.1} MB ({:+.1} %): {}",
         peak / 1e6,
         predicted / 1e6,
         100.0 * (predicted / peak - 1.0),

@@ -1,6 +1,6 @@
 //! Prompts that are computed once: the same numbers, fewer tokens.
 
-use prospect_core::{Dtype, Sequence, Shard, ShardKind, StepSums};
+use prospect_core::{Dtype, Sequence, Shard, ShardKind, Step, StepSums};
 use prospect_model::{CausalLm, ComputeType, LoadOptions};
 use tch::{Device, Tensor};
 
@@ -10,10 +10,12 @@ use crate::drift::BFLOAT16_BOUND;
 use crate::score;
 use crate::sharing::{Prompts, first_with_prompt};
 
-fn load(name: &str, compute: ComputeType) -> CausalLm {
+fn load(name: &str, (compute, device): (ComputeType, Device)) -> CausalLm {
     prospect_libtorch::set_threads(1);
-    CausalLm::load(&fixture(name), &LoadOptions { device: Device::Cpu, compute }).unwrap()
+    CausalLm::load(&fixture(name), &LoadOptions { device, compute }).unwrap()
 }
+
+const FP32: (ComputeType, Device) = (ComputeType::Float32, Device::Cpu);
 
 /// Prompts of 5, 1 and 9 tokens with completions of 1 to 7 tokens, none next to its like.
 fn completions() -> Vec<Sequence> {
@@ -33,8 +35,8 @@ fn completions() -> Vec<Sequence> {
 }
 
 /// Scores of completions that share prompts against those of each alone, for several budgets.
-fn check_scores(name: &str, compute: ComputeType, per_token: f64) {
-    let (model, sequences) = (load(name, compute), completions());
+fn check_scores(name: &str, place: (ComputeType, Device), per_token: f64) {
+    let (model, sequences) = (load(name, place), completions());
     let alone = score(&model, &sequences, 1).unwrap();
     for budget in [12, 30, 4096] {
         let shared = score(&model, &sequences, budget).unwrap();
@@ -48,10 +50,13 @@ fn check_scores(name: &str, compute: ComputeType, per_token: f64) {
 
 #[test]
 fn scores_with_shared_prompts_equal_those_of_each_sequence_alone() {
-    for name in ["llama2", "llama3", "smollm2", "mistral", "qwen2", "qwen3"] {
-        check_scores(name, ComputeType::Float32, 1e-5);
+    let cuda = prospect_libtorch::ensure_cuda_loaded().then_some(Device::Cuda(0));
+    for device in [Device::Cpu].into_iter().chain(cuda) {
+        for name in ["llama2", "llama3", "smollm2", "mistral", "qwen2", "qwen3"] {
+            check_scores(name, (ComputeType::Float32, device), 1e-5);
+        }
+        check_scores("smollm2", (ComputeType::Bfloat16, device), BFLOAT16_BOUND);
     }
-    check_scores("smollm2", ComputeType::Bfloat16, BFLOAT16_BOUND);
 }
 
 fn numbers(tensor: &Tensor) -> Vec<i64> {
@@ -60,7 +65,7 @@ fn numbers(tensor: &Tensor) -> Vec<i64> {
 
 #[test]
 fn a_shared_prompt_is_in_the_pass_once() {
-    let model = load("smollm2", ComputeType::Float32);
+    let model = load("smollm2", FP32);
     let template = completions().remove(0);
     let sequence = |token_ids: &[u32], completion_start| Sequence {
         token_ids: token_ids.to_vec(),
@@ -142,8 +147,7 @@ fn the_step_that_is_checked_for_drift_packs_the_reference_like_the_policy() {
 fn evaluate(dtype: Dtype, budget: usize) -> (StepSums, Vec<f64>) {
     let mut config = config("smollm2", "llama2");
     config.model.dtype = dtype;
-    let fresh =
-        Shard { step: prospect_core::Step(0), kind: ShardKind::Eval, ..shard(1, budget, (0, 1)) };
+    let fresh = Shard { step: Step(0), kind: ShardKind::Eval, ..shard(1, budget, (0, 1)) };
     alone(&config, |trainer, exchange| {
         let report = trainer.evaluate(&fresh, exchange).unwrap();
         let mut values = report.reference_values.clone();
@@ -191,7 +195,6 @@ fn what_is_known_is_not_computed_to_share_its_prompt() {
 
 #[test]
 fn flops_count_a_prompt_once() {
-    // Without pairs there is nothing to share, so that the difference is the pairs' own cost.
     let sums = |config| {
         alone(&config, |trainer, exchange| {
             total([&trainer.step(&shard(1, 1000, (0, 1)), exchange).unwrap()])
@@ -200,7 +203,7 @@ fn flops_count_a_prompt_once() {
     let shared = sums(config("smollm2", "llama2")).flops;
     let part = shard(1, 1000, (0, 1)).parts.remove(0);
     let costs = ["smollm2", "llama2"]
-        .map(|name| crate::flops::PassCost::new(&load(name, ComputeType::Float32)));
+        .map(|name| prospect_shape::PassCost::new(load(name, FP32).config()));
     let [policy, reference] = &costs;
     let targets = part.targets.iter().map(|target| &target.sequence);
     let trained: f64 = targets.map(|s| policy.trained(s) + reference.scored(s)).sum();
