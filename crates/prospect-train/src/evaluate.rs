@@ -37,9 +37,8 @@ impl Trainer {
         self.begin(shard, self.done)?;
         failpoint("worker::eval")?;
         let mut tally = Tally::new(shard, None);
-        let references = self.reference_log_probs(shard, &mut tally)?;
         // Targets and mismatched pairs together, so that they share their prompts.
-        let policy = self.policy_log_probs(shard, sequences, &mut tally)?;
+        let (references, policy) = self.score(shard, sequences, &mut tally)?;
         let mut kl_sums = Vec::new();
         for ((part_idx, part), log_probs) in shard.parts.iter().enumerate().zip(&policy) {
             let mismatched = &log_probs[part.targets.len()..];

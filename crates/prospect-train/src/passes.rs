@@ -6,7 +6,7 @@ use prospect_core::{
     ShardPart, Step, StepPhase, StepReport,
 };
 
-use crate::chain::score_passes;
+use crate::chain::{Scores, score_passes};
 use crate::drift::Packing;
 use crate::examples::{PartReferences, References, Tally};
 use crate::readback::Readback;
@@ -28,13 +28,16 @@ impl Trainer {
         self.align(shard)
     }
 
-    /// Log-probabilities under the reference: those that came with the shard, and the others
-    /// computed, targets and mismatched pairs together. The first of those loads the reference.
-    pub(crate) fn reference_log_probs(
+    /// Passes without gradient, read from the device once, behind the last. Log-probabilities under
+    /// the reference: those that came with the shard, and the others computed, targets and mismatched
+    /// pairs together; the first of those loads the reference. And those under the policy of the
+    /// sequences of each part that `which` gives.
+    pub(crate) fn score(
         &mut self,
         shard: &Shard,
+        which: fn(&ShardPart) -> Vec<&Sequence>,
         tally: &mut Tally,
-    ) -> Result<References, TrainError> {
+    ) -> Result<(References, Vec<Vec<f64>>), TrainError> {
         let mut readback = Readback::default();
         let mut scored = Vec::with_capacity(shard.parts.len());
         for (part_idx, part) in shard.parts.iter().enumerate() {
@@ -56,6 +59,7 @@ impl Trainer {
             self.reference.ensure_loaded()?;
             self.reference_chain().idle_until(self.passes.reference)?;
         }
+        let policy = self.score_policy(shard, which, (tally, &mut readback))?;
         let read = readback.read()?;
         let mut references = References { parts: Vec::new(), computed: Vec::new() };
         for ((sequences, packing, scores), part) in scored.into_iter().zip(&shard.parts) {
@@ -74,45 +78,29 @@ impl Trainer {
             let mismatched = targets.split_off(part.targets.len());
             references.parts.push(PartReferences { targets, mismatched });
         }
-        Ok(references)
+        let in_order = |(count, scores): &(usize, Scores)| scores.in_order(*count, &read);
+        Ok((references, policy.iter().map(in_order).collect()))
     }
 
-    /// Sums of the log-ratios of this rank's mismatched pairs, by part.
-    pub(crate) fn score_mismatched(
-        &self,
-        shard: &Shard,
-        references: &References,
-        tally: &mut Tally,
-    ) -> Result<Vec<PartKlSums>, TrainError> {
-        let policy = self.policy_log_probs(shard, mismatched, tally)?;
-        let parts = shard.parts.iter().enumerate().zip(&policy);
-        let sums = parts.map(|((part_idx, part), log_probs)| {
-            tally.mismatched(part_idx, part, log_probs, references)
-        });
-        Ok(sums.collect())
-    }
-
-    /// Log-probabilities under the policy, without gradient, of those sequences of each part that
-    /// `which` gives.
-    pub(crate) fn policy_log_probs(
+    /// Passes without gradient of the policy over those sequences of each part that `which` gives,
+    /// with their numbers.
+    fn score_policy(
         &self,
         shard: &Shard,
         which: fn(&ShardPart) -> Vec<&Sequence>,
-        tally: &mut Tally,
-    ) -> Result<Vec<Vec<f64>>, TrainError> {
-        let mut readback = Readback::default();
+        (tally, readback): (&mut Tally, &mut Readback),
+    ) -> Result<Vec<(usize, Scores)>, TrainError> {
         let mut scored = Vec::with_capacity(shard.parts.len());
         for (part_idx, part) in shard.parts.iter().enumerate() {
             let sequences = which(part);
             let passes = pack(&sequences, 0..sequences.len(), budget(part));
-            let scores = score_passes(&self.policy_chain(), &sequences, &passes, &mut readback)?;
+            let scores = score_passes(&self.policy_chain(), &sequences, &passes, readback)?;
             tally.add_flops(part_idx, scores.needed_flops(&self.policy_cost, &sequences));
             tally.parts[part_idx].sums.num_shared_tokens += scores.num_shared_tokens;
             scored.push((sequences.len(), scores));
         }
         self.policy_chain().idle_until(self.passes.scoring)?;
-        let read = readback.read()?;
-        Ok(scored.iter().map(|(count, scores)| scores.in_order(*count, &read)).collect())
+        Ok(scored)
     }
 
     /// Whether this step finds out that policy and reference are not computed alike.

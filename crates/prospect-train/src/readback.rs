@@ -1,6 +1,12 @@
 //! Numbers that stay on the device until all of them are read at once: a read holds the host
 //! until the device has done everything that was asked of it, and leaves the device idle until
 //! the host has asked for more.
+//!
+//! A step has two: the log-probabilities that the KL sums are made of, and at its end everything else.
+//! Where the weights are sharded there is one before it, of the number of passes that the ranks
+//! agree on (`align`). What else of this crate reads the device is no part of a step that succeeds:
+//! the search for what is not finite (`not_finite`), entering a world and digests (`world`), and
+//! checkpoints (`checkpoint`).
 
 use std::ops::Range;
 

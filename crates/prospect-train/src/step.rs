@@ -15,6 +15,7 @@ use crate::drift::DriftCheck;
 use crate::error::failpoint;
 use crate::examples::{References, Tally, coefficients};
 use crate::optimizer::{clip, gradient_norm, update};
+use crate::passes::mismatched;
 use crate::readback::Readback;
 use crate::reduction::Summation;
 use crate::trainer::Pending;
@@ -98,8 +99,11 @@ impl Trainer {
         let drift =
             checks_drift.then(|| DriftCheck::new(shard.step, self.policy.kind(), self.device));
         let mut tally = Tally::new(shard, drift);
-        let references = self.reference_log_probs(shard, &mut tally)?;
-        let kl_sums = self.score_mismatched(shard, &references, &mut tally)?;
+        let (references, policy) = self.score(shard, mismatched, &mut tally)?;
+        let parts = shard.parts.iter().zip(&policy).enumerate();
+        let kl_sums = parts
+            .map(|(idx, (part, log_probs))| tally.mismatched(idx, part, log_probs, &references))
+            .collect();
         tally.refuse_drift()?;
         self.clock.lap(Phase::Scoring)?;
 

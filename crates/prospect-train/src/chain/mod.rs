@@ -5,7 +5,7 @@
 mod score;
 mod train;
 
-pub(crate) use self::score::score_passes;
+pub(crate) use self::score::{Scores, score_passes};
 pub(crate) use self::train::{ForwardPass, walk_backward_idly, walk_forward_idly};
 
 use prospect_libtorch::ProcessGroup;
