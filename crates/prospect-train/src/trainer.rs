@@ -35,6 +35,8 @@ pub struct Trainer {
     pub(crate) reference: Reference,
     /// Policy and reference are loaded from one directory.
     pub(crate) reference_is_policy: bool,
+    /// The reference is loaded before it is needed.
+    pub(crate) loads_reference_early: bool,
     pub(crate) parameters: Parameters,
     /// Of the step that was begun last, where ranks share the weights that passes compute with.
     pub(crate) passes: Passes,
@@ -69,10 +71,10 @@ impl Trainer {
     pub fn new(config: &RunConfig, device: Device) -> Result<Self, TrainError> {
         let mut trainer = Self::with_known_reference(config, device)?;
         trainer.reference.check()?;
-        let is_whole = config.train.mode != Mode::FullySharded;
-        if !trainer.objective.needs_mismatched_pairs() && is_whole {
-            // Without an exchange to wait in, ranks that need not load it would be waiting in a
-            // collective, whose time is bounded.
+        // Without an exchange to wait in, ranks that need not load it would be waiting in a
+        // collective, whose time is bounded.
+        trainer.loads_reference_early = !trainer.objective.needs_mismatched_pairs();
+        if trainer.loads_reference_early && config.train.mode != Mode::FullySharded {
             trainer.reference.ensure_loaded()?;
         }
         Ok(trainer)
@@ -114,6 +116,7 @@ impl Trainer {
             policy,
             reference,
             reference_is_policy,
+            loads_reference_early: false,
             parameters,
             passes: Passes::default(),
             objective: objective(&config.objective),

@@ -33,7 +33,7 @@ impl Trainer {
         }
         if self.parameters.mode == Mode::FullySharded {
             self.reference.share(place);
-            if !self.objective.needs_mismatched_pairs() {
+            if self.loads_reference_early {
                 // As when the trainer is made.
                 self.reference.ensure_loaded()?;
             }
