@@ -162,6 +162,11 @@ impl CausalLm {
             .into_iter()
             .map(|segment| segment.into_iter().map(parameter).collect())
             .collect::<Result<_, ModelError>>()?;
+        if let Device::Cuda(device_idx) = options.device
+            && let Err(reason) = prospect_libtorch::cuda_kernels_ready(device_idx)
+        {
+            tracing::warn!(%reason, "blocks are computed without fused kernels, and slower");
+        }
         Ok(Self {
             source_dir: dir.to_owned(),
             device: options.device,

@@ -94,8 +94,8 @@ impl PackedBatch {
         })
     }
 
-    /// Sums the log-probabilities `[N]` of the completion tokens per sequence: f64 `[S]`, each in
-    /// the order of its tokens. Nothing is read from the device.
+    /// Sums the log-probabilities `[N]` of the completion tokens per sequence: f64 `[S]`, on a
+    /// CPU in the order of their tokens. Nothing is read from the device.
     pub(crate) fn sum_per_sequence(&self, log_probs_n: &Tensor) -> Result<Tensor, TrainError> {
         let (lengths_s, none) = (Some(&self.num_completion_tokens_s), None);
         let values_n = log_probs_n.f_to_kind(Kind::Double)?;

@@ -169,11 +169,15 @@ struct Range {
 
 impl Tiling {
     fn new(hidden_nh: &Tensor, weight_vh: &Tensor, tile_bytes: i64) -> Result<Self, TrainError> {
-        let (num_rows, vocab_size) = (hidden_nh.size2()?.0, weight_vh.size2()?.0);
+        let (num_rows, (vocab_size, width)) = (hidden_nh.size2()?.0, weight_vh.size2()?);
         let factor = if hidden_nh.device().is_cuda() { CUDA_FACTOR } else { 1 };
         let numbers = tile_bytes * factor / 4;
         let rows_per_tile = num_rows.min(MAX_ROWS).min(numbers).max(1);
-        let tokens_per_tile = (numbers / rows_per_tile).clamp(1, vocab_size);
+        // Beside the logits of a tile there is an fp32 form of its weights or of their gradient,
+        // unless they are fp32 already.
+        let is_copied = weight_vh.f_kind()? != Kind::Float;
+        let numbers_per_token = if is_copied { rows_per_tile.max(width) } else { rows_per_tile };
+        let tokens_per_tile = (numbers / numbers_per_token).clamp(1, vocab_size);
         Ok(Self { num_rows, vocab_size, rows_per_tile, tokens_per_tile })
     }
 

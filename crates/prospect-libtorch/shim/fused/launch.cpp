@@ -99,12 +99,12 @@ const Library& driver() {
   return library;
 }
 
+// A failure is an error like any of libtorch's own: once there are kernels, it is the device that
+// has failed.
 template <class... Args>
 void drive(const char* name, Args... args) {
   const int status = driver().call(name, args...);
-  if (status != 0) {
-    throw Unavailable(std::string(name) + " failed with CUDA error " + std::to_string(status));
-  }
+  TORCH_CHECK(status == 0, name, " failed with CUDA error ", status);
 }
 
 // --- The kernels of one device ---
