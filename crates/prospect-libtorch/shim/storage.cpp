@@ -4,6 +4,7 @@
 #include "status.hpp"
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/StorageImpl.h>
 
 namespace {
@@ -29,6 +30,8 @@ int prospect_storage_restore(const at::Tensor* tensor, char** message) {
     TORCH_CHECK(tensor->storage_offset() == 0, "the tensor does not begin where its storage does");
     auto& storage = storage_of(*tensor);
     if (storage.nbytes() == 0) {
+      // An allocator serves the current device.
+      const c10::DeviceGuard guard(storage.device());
       storage.set_data_ptr_noswap(storage.allocator()->allocate(tensor->nbytes()));
       storage.set_nbytes(tensor->nbytes());
     }

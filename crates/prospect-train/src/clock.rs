@@ -33,8 +33,8 @@ pub(crate) struct Clock {
     is_running: bool,
 }
 
-/// A clock's are all of one kind.
-enum Moment {
+/// A moment on a device. Those of one device are all of one kind.
+pub(crate) enum Moment {
     Host(Instant),
     Cuda(CudaEvent),
 }
@@ -49,11 +49,7 @@ impl Clock {
 
     /// Ends a phase; the next begins. A clock that stands still starts.
     pub(crate) fn lap(&mut self, phase: Phase) -> Result<(), TrainError> {
-        let moment = match self.device {
-            Device::Cuda(device_idx) => Moment::Cuda(CudaEvent::record(device_idx)?),
-            _ => Moment::Host(Instant::now()),
-        };
-        self.moments.push((self.is_running.then_some(phase), moment));
+        self.moments.push((self.is_running.then_some(phase), Moment::of(self.device)?));
         self.is_running = true;
         Ok(())
     }
@@ -100,11 +96,20 @@ impl Phase {
 // === impl Moment ===
 
 impl Moment {
-    fn seconds_since(&self, earlier: &Self) -> Result<f64, TrainError> {
+    /// The present end of what a device has to do; on a CPU the present.
+    pub(crate) fn of(device: Device) -> Result<Self, TrainError> {
+        Ok(match device {
+            Device::Cuda(device_idx) => Self::Cuda(CudaEvent::record(device_idx)?),
+            _ => Self::Host(Instant::now()),
+        })
+    }
+
+    /// Time since an earlier moment on the same device. Waits until the device has passed both.
+    pub(crate) fn seconds_since(&self, earlier: &Self) -> Result<f64, TrainError> {
         match (self, earlier) {
             (Self::Host(now), Self::Host(then)) => Ok(now.duration_since(*then).as_secs_f64()),
             (Self::Cuda(now), Self::Cuda(then)) => Ok(now.seconds_since(then)?),
-            _ => unreachable!("the moments of one clock are of one kind"),
+            _ => unreachable!("the moments of one device are of one kind"),
         }
     }
 }

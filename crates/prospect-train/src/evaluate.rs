@@ -56,7 +56,8 @@ impl Trainer {
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));
         }
-        let seconds = PhaseSeconds { gather: self.take_gather_seconds(), ..clock.read()? };
+        let seconds = clock.read()?;
+        let seconds = PhaseSeconds { gather: self.take_gather_seconds()?, ..seconds };
         self.report(shard, tally, references.computed, (0.0, seconds))
     }
 }

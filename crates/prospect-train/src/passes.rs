@@ -38,6 +38,10 @@ impl Trainer {
         which: fn(&ShardPart) -> Vec<&Sequence>,
         tally: &mut Tally,
     ) -> Result<(References, Vec<Vec<f64>>), TrainError> {
+        if self.passes.reference > 0 {
+            let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
+            self.reference.ensure_all_loaded(group, self.device)?;
+        }
         let mut readback = Readback::default();
         let mut scored = Vec::with_capacity(shard.parts.len());
         for (part_idx, part) in shard.parts.iter().enumerate() {
@@ -45,6 +49,7 @@ impl Trainer {
             let (passes, packing) = reference_passes(part, &sequences, tally.drift.is_some());
             let mut scores = None;
             if !passes.is_empty() {
+                // Where each rank does this for itself, the others wait for its sums, for any time.
                 self.reference.ensure_loaded()?;
                 let given =
                     score_passes(&self.reference_chain(), &sequences, &passes, &mut readback)?;
@@ -56,7 +61,6 @@ impl Trainer {
             scored.push((sequences, packing, scores));
         }
         if self.passes.reference > 0 {
-            self.reference.ensure_loaded()?;
             self.reference_chain().idle_until(self.passes.reference)?;
         }
         let policy = self.score_policy(shard, which, (tally, &mut readback))?;

@@ -40,8 +40,8 @@ struct InFlight {
     then_add: Option<(usize, Tensor)>,
 }
 
-/// Most gradients of single passes that are on their way.
-const MAX_PRODUCTS: usize = 2;
+/// Most gradients of single passes that are on their way while a block's next one is computed.
+const MAX_PRODUCTS: usize = 1;
 
 // === impl Summation ===
 

@@ -7,9 +7,11 @@ use prospect_core::Mode;
 use prospect_libtorch::ProcessGroup;
 use prospect_model::{CausalLm, LoadOptions, ModelConfig, ModelError, ModelFiles};
 use prospect_shape::PassCost;
+use tch::Device;
 
 use crate::TrainError;
 use crate::chain::Chain;
+use crate::checkpoint::together;
 use crate::parameters::{Layout, Place, Weights};
 use crate::progress::Progress;
 
@@ -22,6 +24,8 @@ pub(crate) struct Reference {
     /// Which shard of the weights this rank holds, where ranks share them.
     place: Option<Place>,
     loaded: Option<LoadedReference>,
+    /// All ranks of this world have loaded their shards.
+    is_everywhere: bool,
 }
 
 /// The model, and what a pass through it costs.
@@ -37,7 +41,8 @@ pub(crate) struct LoadedReference {
 impl Reference {
     /// Reads nothing.
     pub(crate) fn new(path: &Path, options: LoadOptions, vocab_size: i64) -> Self {
-        Self { path: path.to_owned(), options, vocab_size, place: None, loaded: None }
+        let path = path.to_owned();
+        Self { path, options, vocab_size, place: None, loaded: None, is_everywhere: false }
     }
 
     /// Reads the reference's configuration.
@@ -54,8 +59,10 @@ impl Reference {
         Ok(())
     }
 
-    /// Says which shard of the weights this rank is to hold; without this it holds all of them.
+    /// Says which shard of the weights this rank is to hold in a world; without this it holds all
+    /// of them.
     pub(crate) fn share(&mut self, place: Place) {
+        self.is_everywhere = false;
         if self.place.replace(place) != Some(place) {
             self.loaded = None;
         }
@@ -79,6 +86,23 @@ impl Reference {
         };
         let cost = PassCost::new(model.config());
         self.loaded = Some(LoadedReference { model, cost, weights });
+        Ok(())
+    }
+
+    /// Loads the shards of all ranks unless they are there, however long that takes one of them. Every
+    /// rank of a world that [shares](Reference::share) the weights calls this.
+    ///
+    /// # Errors
+    /// As of [`Reference::check`], and [`TrainError::Peer`] where another rank could not.
+    pub(crate) fn ensure_all_loaded(
+        &mut self,
+        group: &ProcessGroup,
+        device: Device,
+    ) -> Result<(), TrainError> {
+        if !self.is_everywhere {
+            together(group, device, "load the reference", || self.ensure_loaded())?;
+            self.is_everywhere = true;
+        }
         Ok(())
     }
 

@@ -69,6 +69,8 @@ impl Trainer {
         failpoint("worker::optimizer")?;
         self.clock.lap(Phase::Commit)?;
         self.progress.set_phase(StepPhase::Optimizer);
+        // A rank without sequences has not waited for the weights of the last update.
+        self.parameters.weights.settle()?;
         self.discard();
         self.lose_weights();
         update(&mut self.parameters, &self.config.train, pending.learning_rate)?;
@@ -145,8 +147,8 @@ impl Trainer {
         }
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
         self.clock.lap(Phase::Optimizer)?;
-        let gather = self.take_gather_seconds();
-        let seconds = PhaseSeconds { gather, ..self.clock.read()? };
+        let seconds = self.clock.read()?;
+        let seconds = PhaseSeconds { gather: self.take_gather_seconds()?, ..seconds };
         let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
         self.pending = Some(Pending { step: shard.step, learning_rate: shard.learning_rate });
         Ok(report)

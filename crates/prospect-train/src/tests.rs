@@ -11,6 +11,7 @@ mod memory;
 mod overlap;
 mod places;
 mod precision;
+mod reading;
 mod recovery;
 mod sharded;
 mod sharded_checkpoints;

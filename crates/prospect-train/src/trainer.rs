@@ -228,10 +228,11 @@ impl Trainer {
         self.reference.chain(&self.progress, self.group.as_ref())
     }
 
-    /// Seconds since this was last asked in which passes waited for weights of other ranks.
-    pub(crate) fn take_gather_seconds(&self) -> f64 {
-        let reference = self.reference.weights().map_or(0.0, Weights::take_seconds);
-        reference + self.parameters.weights.take_seconds()
+    /// Seconds since this was last asked in which passes waited for weights of other ranks. Waits
+    /// until the device has passed them.
+    pub(crate) fn take_gather_seconds(&self) -> Result<f64, TrainError> {
+        let reference = self.reference.weights().map_or(Ok(0.0), Weights::take_seconds)?;
+        Ok(reference + self.parameters.weights.take_seconds()?)
     }
 
     /// Counts passes from 0 again, and gives up what a pass that failed has left.

@@ -6,6 +6,7 @@ use prospect_core::{Mode, Restore, Step};
 use prospect_model::ModelFiles;
 use tch::{Device, Kind, Tensor};
 
+use crate::checkpoint::together;
 use crate::parameters::Place;
 use crate::{TrainError, Trainer};
 
@@ -35,7 +36,8 @@ impl Trainer {
             self.reference.share(place);
             if self.loads_reference_early {
                 // As when the trainer is made.
-                self.reference.ensure_loaded()?;
+                let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
+                self.reference.ensure_all_loaded(group, self.device)?;
             }
         }
         Ok(())
@@ -91,15 +93,25 @@ impl Trainer {
         }
     }
 
-    /// The weights of the model directory, without moments.
+    /// The weights of the model directory, without moments. A rank that has them waits for those
+    /// that read them.
     fn reload(&mut self) -> Result<(), TrainError> {
-        if self.is_initial {
-            return Ok(());
+        let has_them = self.is_initial;
+        if !has_them {
+            self.lose_weights();
         }
-        let files = ModelFiles::open(&self.config.model.path)
-            .map_err(|source| TrainError::Load { role: "policy", source })?;
-        self.parameters.fill(&files, &self.progress)?;
-        self.parameters.publish()?;
+        let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
+        let (path, progress) = (&self.config.model.path, &*self.progress);
+        let parameters = &mut self.parameters;
+        together(group, self.device, "load the model", || {
+            if has_them {
+                return Ok(());
+            }
+            let files = ModelFiles::open(path)
+                .map_err(|source| TrainError::Load { role: "policy", source })?;
+            parameters.fill(&files, progress)?;
+            parameters.publish()
+        })?;
         (self.done, self.is_initial) = (Step(0), true);
         Ok(())
     }

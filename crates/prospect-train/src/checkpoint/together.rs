@@ -1,4 +1,4 @@
-//! Work that ranks do at the same time, each for itself, such as reading a checkpoint. It may take
+//! Work that ranks do at the same time, each for itself, such as reading files. It may take
 //! longer than a collective is allowed to, so they tell each other every second that it goes on.
 
 use std::sync::mpsc;

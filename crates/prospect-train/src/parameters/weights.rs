@@ -2,7 +2,6 @@
 //! of a world hold as a whole or gather from each other's shards when a segment is visited.
 
 use std::cell::{Cell, RefCell};
-use std::time::Instant;
 
 use prospect_core::Mode;
 use prospect_libtorch::{ProcessGroup, Work, release_storage, restore_storage};
@@ -11,13 +10,14 @@ use tch::Tensor;
 
 use super::layout::Layout;
 use crate::TrainError;
+use crate::clock::Moment;
 
 /// The weights of all segments.
 pub(crate) struct Weights {
     mode: Mode,
     segments: Vec<SegmentWeights>,
-    /// Time that was waited for gathers and that nobody has asked for yet.
-    seconds: Cell<f64>,
+    /// Beginning and end of each wait for a gather that nobody has asked for yet.
+    waits: RefCell<Vec<[Moment; 2]>>,
     /// Passes that have come to their end since the count was last set to 0.
     num_passes: Cell<usize>,
 }
@@ -43,7 +43,7 @@ enum Presence {
 impl Weights {
     /// Of no model yet.
     pub(crate) fn none(mode: Mode) -> Self {
-        Self { mode, segments: Vec::new(), seconds: Cell::default(), num_passes: Cell::default() }
+        Self { mode, segments: Vec::new(), waits: RefCell::default(), num_passes: Cell::default() }
     }
 
     /// Makes buffers of zeros and puts views into them in place of the model's parameters.
@@ -93,10 +93,13 @@ impl Weights {
         next: Option<usize>,
         group: &ProcessGroup,
     ) -> Result<(), TrainError> {
-        let start = Instant::now();
-        self.start(segment, group)?;
-        self.wait(segment)?;
-        self.seconds.set(self.seconds.get() + start.elapsed().as_secs_f64());
+        let SegmentWeights { whole, presence, .. } = &self.segments[segment];
+        if !matches!(*presence.borrow(), Presence::Here) {
+            let begin = Moment::of(whole.device())?;
+            self.start(segment, group)?;
+            self.wait(segment)?;
+            self.waits.borrow_mut().push([begin, Moment::of(whole.device())?]);
+        }
         next.map_or(Ok(()), |next| self.start(next, group))
     }
 
@@ -123,6 +126,7 @@ impl Weights {
     /// Counts passes from 0 again, and gives up what one that failed has left.
     pub(crate) fn forget_passes(&self) -> Result<(), TrainError> {
         self.num_passes.set(0);
+        self.forget_waits();
         self.segments.iter().try_for_each(|segment| segment.give_up(self.mode))
     }
 
@@ -144,9 +148,16 @@ impl Weights {
         (0..self.segments.len()).try_for_each(|idx| self.wait(idx))
     }
 
-    /// Seconds that were waited since this was last asked.
-    pub(crate) fn take_seconds(&self) -> f64 {
-        self.seconds.take()
+    /// Seconds that passes waited since this was last asked: those that the device stood still.
+    /// Waits until the device has passed them.
+    pub(crate) fn take_seconds(&self) -> Result<f64, TrainError> {
+        let waits = self.waits.take();
+        waits.iter().map(|[begin, end]| end.seconds_since(begin)).sum()
+    }
+
+    /// Drops what was waited so far: it belongs to no pass of a step.
+    pub(crate) fn forget_waits(&self) {
+        self.waits.take();
     }
 
     fn start(&self, segment: usize, group: &ProcessGroup) -> Result<(), TrainError> {

@@ -79,7 +79,8 @@ fn gradients_are_on_their_way_before_the_backward_pass_is_over() {
                 StepPhase::ReferencePoint => ticks.store(1, Ordering::Relaxed),
                 StepPhase::ForwardBackward if ticks.load(Ordering::Relaxed) > 0 => {
                     // Behind the reference point: the phase, the head and the blocks.
-                    if ticks.fetch_add(1, Ordering::Relaxed) == 2 + num_blocks {
+                    let is_there = ticks.fetch_add(1, Ordering::Relaxed) == 2 + num_blocks;
+                    if is_there {
                         was_held.fetch_add(1, Ordering::Relaxed);
                         let arrived = receiver.lock().unwrap().recv_timeout(PATIENCE);
                         arrived.expect("a sum with this rank's gradients arrived at the other");

@@ -13,6 +13,7 @@ use super::support::{
     ThreadExchange, alone, config, group, loss, ranks, sequences, shard, step, total, train,
     with_store, world,
 };
+use crate::trainer::Pending;
 use crate::{FailureKind, TrainError, Trainer};
 
 pub(super) const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
@@ -83,6 +84,15 @@ fn uneven(step: u64, (rank, world_size): (usize, usize)) -> Shard {
     mine
 }
 
+/// The first rank has all sequences.
+fn lopsided(step: u64, (rank, _): (usize, usize)) -> Shard {
+    let whole = shard(step, 32, (0, 1));
+    if rank == 0 {
+        return whole;
+    }
+    Shard { parts: vec![ShardPart { part: rank as u32, ..ShardPart::default() }], ..whole }
+}
+
 #[track_caller]
 fn assert_same_curve(what: &str, found: &[Point], expected: &[Point]) {
     assert_eq!(found.len(), expected.len());
@@ -131,6 +141,34 @@ fn full_sharding_with_blocks_computed_again_gives_the_same_curve() {
 #[test]
 fn full_sharding_with_cheap_work_computed_again_gives_the_same_curve() {
     check_curves(Mode::FullySharded, Recompute::Selective);
+}
+
+#[test]
+fn ranks_that_never_have_sequences_keep_up() {
+    let expected = alone_curve(&config("smollm2", "llama2"));
+    for mode in SHARDED {
+        let found = curve(3, &mode_config(mode, "smollm2"), lopsided);
+        assert_same_curve(&format!("{mode:?}"), &found, &expected);
+    }
+}
+
+#[test]
+fn weights_that_never_came_are_noticed_before_they_are_moved() {
+    world(2, &mode_config(Mode::ShardedOptimizer, "smollm2"), |rank, trainer, exchange| {
+        trainer.step(&lopsided(1, (rank, 2)), exchange).unwrap();
+        let mine = trainer.pending;
+        if rank == 0 {
+            // It is lost before it gives its weights to the other.
+            return trainer.leave();
+        }
+        trainer.apply(Step(1)).unwrap();
+        // As a step without sequences of this rank leaves it.
+        trainer.pending = mine.map(|pending| Pending { step: Step(2), ..pending });
+        let error = trainer.apply(Step(2)).unwrap_err();
+        assert_eq!(error.kind(), FailureKind::PeerLost, "{error}");
+        assert_eq!(trainer.done(), Step(1));
+        trainer.leave();
+    });
 }
 
 #[test]

@@ -201,9 +201,7 @@ fn every_rank_sees_that_one_of_many_files_is_damaged_or_gone() {
 /// What rank 0 says where rank 1 cannot write its part, after which training goes on.
 fn check_failing_part(mode: Mode, spoil: impl Fn(&mut Trainer) + Sync) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = mode_config(mode, "smollm2");
-    config.coordinator.collective_timeout_seconds = 0.5;
-    let errors = world(2, &config, |rank, trainer, exchange| {
+    let errors = world(2, &mode_config(mode, "smollm2"), |rank, trainer, exchange| {
         train(trainer, exchange, 1..=1, (rank, 2)).unwrap();
         if rank == 1 {
             spoil(trainer);
@@ -226,6 +224,28 @@ fn a_part_that_is_not_finite_costs_the_checkpoint_and_rank_0_says_why() {
         });
         assert!(said.contains("rank 1") && said.contains("not finite after step 1"), "{said}");
     }
+}
+
+#[test]
+fn a_rank_that_writes_nothing_costs_the_checkpoint_only() {
+    let dir = tempfile::tempdir().unwrap();
+    for mode in SHARDED {
+        let mut config = mode_config(mode, "smollm2");
+        config.coordinator.collective_timeout_seconds = 0.5;
+        world(2, &config, |rank, trainer, exchange| {
+            let snapshot = trainer.snapshot(&dir.path().join(NAME)).unwrap();
+            if rank == 0 {
+                let error = snapshot.write().unwrap_err();
+                let said = error.to_string();
+                assert!(matches!(error, TrainError::Part { rank: 1, .. }), "{said}");
+                assert!(said.contains("nothing was written for 0.5 s"), "{said}");
+            } else {
+                drop(snapshot);
+            }
+            step(trainer, &shard(1, 32, (rank, 2)), exchange).unwrap();
+        });
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]

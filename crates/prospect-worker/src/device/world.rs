@@ -161,12 +161,14 @@ impl World {
         }
         let is_sharded = self.trainer.is_sharded();
         let is_rank_0 = self.placed("a shard")?.rank.0 == 0;
+        // Ranks that have their shards from different coordinators may have been told different things.
+        let saves_together = is_sharded && self.trainer.any(shard.checkpoint_after)?;
         self.owes_checkpoint = shard.checkpoint_after && is_rank_0 && !is_sharded;
         self.voice.say(WorkerMessage::StepReport(report));
         self.set_phase(StepPhase::Commit);
         self.mailbox.wait_commit(shard.step)?;
         self.apply(shard.step)?;
-        if is_sharded && shard.checkpoint_after {
+        if saves_together {
             self.begin_or_skip_together(is_rank_0)?;
         }
         Ok(())
@@ -231,6 +233,8 @@ impl World {
     fn save_last_step_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
         self.set_phase(StepPhase::Saving);
         let done = self.trainer.done();
+        // Where one was begun, the coordinator may end the run at any time, so ranks that asked each
+        // other what has become of it would be left waiting.
         if done != self.begun_together {
             self.wait_written_together()?;
             self.begin_together()?;
