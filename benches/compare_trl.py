@@ -19,6 +19,7 @@ is 8 rows: a batch of 32 rows of up to 1,024 tokens does not fit into 24 GB othe
 
 --reference run: Prospect computes the reference in its steps, as in a first epoch.
 --reference filled: `prospect score` fills the cache ahead, and its time is counted as TRL's is.
+--set KEY=VALUE, any number of times: settings of Prospect's runs, as of its command.
 --rows made-up writes word rows with lengths as in dialogue data, for models of
 random_model.py. Needs TRL:
 
@@ -150,6 +151,7 @@ def run_prospect(args, rows, dtype):
             "[checkpoint]\nevery_steps = 0\n"
         )
         where = [folder / "run.toml", "--workers", "1", "--run-dir", folder / "run", "--device", args.device]
+        where += [word for setting in args.set for word in ("--set", setting)]
         start = time.monotonic()
         if args.reference == "filled":
             subprocess.run([args.prospect, "score", *where], check=True, stdout=sys.stderr)
@@ -167,7 +169,9 @@ def run_prospect(args, rows, dtype):
         "reference_seconds": prepared * args.steps / total if args.reference == "filled" else 0.0,
         "peak_bytes": lines[-1]["peak_memory_bytes"] if args.device == "cuda" else None,
         "mfu": statistics.median(mfu) if mfu else None,
-        "how": f"{args.microbatch_tokens} tokens a pass, reference {args.reference}, recompute {args.recompute}",
+        "how": ", ".join(
+            [f"{args.microbatch_tokens} tokens a pass", f"reference {args.reference}", f"recompute {args.recompute}", *args.set]
+        ),
     }
 
 
@@ -231,6 +235,7 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--reference", choices=["run", "filled"], default="run")
     parser.add_argument("--recompute", choices=["none", "blocks", "selective"], default="none")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of Prospect's runs")
     parser.add_argument("--steps", type=int, default=4, help="steps that are measured")
     parser.add_argument("--warm-up", type=int, help="steps before them (0 on a CPU, 3 on a GPU)")
     parser.add_argument("--batch", type=int, default=8)

@@ -28,8 +28,9 @@ where
     Q: Serialize + Sync,
     A: DeserializeOwned,
 {
+    let child = Mutex::new(start(arguments)?);
     let bar = progress_bar(questions.len() as u64, what);
-    let result = converse(arguments, questions, |idx, answer| {
+    let result = converse(&child, questions, |idx, answer| {
         bar.inc(1);
         answered(idx, answer)
     });
@@ -38,7 +39,7 @@ where
 }
 
 /// Calls as many workers at once as there are pairs of arguments and questions. The first failure
-/// ends the others when they answer next.
+/// ends the others.
 pub fn ask_all<Q, A>(
     calls: &[(Vec<String>, Vec<Q>)],
     what: &'static str,
@@ -48,23 +49,26 @@ where
     Q: Serialize + Sync,
     A: DeserializeOwned,
 {
+    let children: Vec<Mutex<Child>> = calls
+        .iter()
+        .map(|(arguments, _)| Ok(Mutex::new(start(arguments)?)))
+        .collect::<Result<_, CliError>>()?;
     let num_questions: usize = calls.iter().map(|(_, questions)| questions.len()).sum();
     let bar = progress_bar(num_questions as u64, what);
     let first_failure = Mutex::new(None);
     let failure = || first_failure.lock().unwrap_or_else(PoisonError::into_inner);
     thread::scope(|scope| {
-        for (arguments, questions) in calls {
-            let (bar, answered, failure) = (&bar, &answered, &failure);
+        for (child, (_, questions)) in children.iter().zip(calls) {
+            let (bar, answered, failure, children) = (&bar, &answered, &failure, &children);
             scope.spawn(move || {
-                let result = converse(arguments, questions, |idx, answer| {
-                    if failure().is_some() {
-                        return Err(strange("is not needed any more".to_owned()));
-                    }
+                let result = converse(child, questions, |idx, answer| {
                     bar.inc(1);
                     answered(&questions[idx], answer)
                 });
                 if let Err(error) = result {
+                    // How those end that are killed here comes later, and is not told.
                     failure().get_or_insert(error);
+                    children.iter().for_each(kill);
                 }
             });
         }
@@ -76,7 +80,7 @@ where
 
 /// Hands a worker `questions` and gives each answer to `answered` as it arrives.
 fn converse<Q, A>(
-    arguments: &[String],
+    child: &Mutex<Child>,
     questions: &[Q],
     mut answered: impl FnMut(usize, A) -> Result<(), CliError>,
 ) -> Result<(), CliError>
@@ -84,9 +88,11 @@ where
     Q: Serialize + Sync,
     A: DeserializeOwned,
 {
-    let mut child = start(arguments)?;
-    let (input, output, complaints) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let lock = || child.lock().unwrap_or_else(PoisonError::into_inner);
+    let (input, output, complaints) = {
+        let mut child = lock();
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    };
     let mut num_answers = 0;
     let (result, complaints) = thread::scope(|scope| {
         // A worker that has ended reads no more; why it ended is told by its exit.
@@ -103,11 +109,11 @@ where
             });
         if result.is_err() {
             // It ends by itself when its output is closed; it is only hurried.
-            let _ = child.kill();
+            kill(child);
         }
         (result, complaints.join().unwrap_or_default())
     });
-    let status = child.wait().map_err(|source| CliError::Runtime { source })?;
+    let status = lock().wait().map_err(|source| CliError::Runtime { source })?;
     result?;
     if !status.success() {
         return Err(failure(status, &complaints));
@@ -182,6 +188,11 @@ fn start(arguments: &[String]) -> Result<Child, CliError> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|source| CliError::WorkerStart { program, source })
+}
+
+/// Ends a worker that has not ended yet.
+fn kill(child: &Mutex<Child>) {
+    let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
 }
 
 fn write_rows(pipe: Option<impl Write>, questions: &[impl Serialize]) -> std::io::Result<()> {

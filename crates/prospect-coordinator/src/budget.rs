@@ -13,8 +13,10 @@ use prospect_shape::{
 
 use crate::CoordinatorError;
 
-/// Makes `train.microbatch_tokens` a number: the one of the run's manifest where the run has begun,
-/// else the most that fits. Tells what was chosen.
+/// Makes `train.microbatch_tokens` a number: the one of the run's `manifest` where the run has begun,
+/// whatever today's workers have room for, else the most that fits. Tells what was chosen.
+/// `reference_is_known` is asked where it decides: workers do not load a reference whose values are
+/// all known.
 ///
 /// # Errors
 /// A budget below the longest training sequence, a model that does not fit into the workers, and
@@ -22,13 +24,14 @@ use crate::CoordinatorError;
 pub(crate) fn settle(
     config: &mut RunConfig,
     device: Option<WorkerDevice>,
-    (store, manifest): (&TokenStore, &Path),
+    (lengths, manifest): (Lengths, &Path),
+    reference_is_known: impl FnOnce() -> Result<bool, CoordinatorError>,
 ) -> Result<Option<String>, CoordinatorError> {
-    let lengths = lengths(store, config.data.max_length);
     if config.train.microbatch_tokens == MicrobatchTokens::Auto
         && let Some(tokens) = recorded(manifest)
     {
         config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
+        return Ok(None);
     }
     let configured = config.train.microbatch_tokens.tokens();
     if let Some(tokens) = configured {
@@ -47,27 +50,44 @@ pub(crate) fn settle(
         (Err(_), Some(_)) => return Ok(None),
         (Err(error), None) => return Err(error.into()),
     };
-    let parts = Parts::new(&shape);
-    let room = Room { memory_bytes, completion_share: lengths.completion_share() };
-    // What workers from elsewhere compute on decides the type; the larger need counts.
-    let kinds = device.map_or(vec![DeviceKind::Cpu, DeviceKind::Cuda], |device| vec![device.kind]);
-    let mut largest = u32::MAX;
-    for kind in kinds {
-        let setup = Setup::new(config, kind);
-        let (longest, tokens) = (lengths.longest, configured);
-        let demand = Demand { parts: &parts, setup: &setup, room, longest, tokens };
-        largest = largest.min(check_memory(&demand)?);
-    }
-    if configured.is_some() {
-        return Ok(None);
-    }
     let workload = Workload {
         global_batch_size: config.train.global_batch_size,
         lengths,
         pairs: config.objective.name == ObjectiveName::Kto,
     };
+    let most = workload.most_tokens_of_rank(config.coordinator.least_workers());
+    let parts = Parts::new(&shape);
+    let room = Room { memory_bytes, completion_share: lengths.completion_share() };
+    let fitting = |loads_reference| {
+        let setup = |kind| Setup { loads_reference, ..Setup::new(config, kind) };
+        let (longest, tokens) = (lengths.longest, configured);
+        let demand =
+            Demand { parts: &parts, setup: &setup(DeviceKind::Cpu), room, longest, most, tokens };
+        match device {
+            Some(device) => check_memory(&Demand { setup: &setup(device.kind), ..demand }),
+            // Workers from elsewhere may be of either kind: what fits into one is not refused, and
+            // what both have room for is chosen where there is a choice.
+            None => {
+                let on_cpu = check_memory(&demand);
+                let on_cuda = check_memory(&Demand { setup: &setup(DeviceKind::Cuda), ..demand });
+                match (on_cpu, on_cuda) {
+                    (Ok(one), Ok(other)) => Ok(one.min(other)),
+                    (Ok(tokens), Err(_)) | (Err(_), Ok(tokens)) => Ok(tokens),
+                    (Err(refusal), Err(_)) => Err(refusal),
+                }
+            }
+        }
+    };
+    let mut fits = fitting(true);
+    if (fits.is_err() || configured.is_none()) && reference_is_known()? {
+        fits = fitting(false);
+    }
+    let largest = fits?;
+    if configured.is_some() {
+        return Ok(None);
+    }
     // More than a worker ever has in a step changes nothing.
-    let tokens = largest.min(workload.most_tokens_of_rank(config.coordinator.least_workers()));
+    let tokens = largest.min(most);
     config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
     Ok(Some(format!(
         "train.microbatch_tokens = {tokens}, with {:.1} GB of memory a worker, into which {largest} would fit",
@@ -76,7 +96,7 @@ pub(crate) fn settle(
 }
 
 /// Lengths of the training sequences as they are cut.
-fn lengths(store: &TokenStore, max_length: u32) -> Lengths {
+pub(crate) fn lengths(store: &TokenStore, max_length: u32) -> Lengths {
     let rows = (0..store.len()).map(|row| {
         let row = store.row(RowId(row));
         let completion = row.completion_after(row.prompt.len(), max_length as usize);

@@ -83,10 +83,11 @@ pub(crate) struct Ready {
 
 /// The data and what was found in it.
 pub(crate) struct Data {
-    train: TokenStore,
-    report: DataReport,
-    eval: Option<TokenStore>,
-    weights: (f64, f64),
+    pub(crate) train: TokenStore,
+    pub(crate) report: DataReport,
+    pub(crate) eval: Option<TokenStore>,
+    /// Weight of desirable and of undesirable rows.
+    pub(crate) weights: (f64, f64),
 }
 
 /// Prepares a run in its directory, and settles what the configuration leaves open. `device` is what
@@ -112,12 +113,23 @@ pub(crate) fn prepare(
     let data = Data::open(config, &dir.cache())?;
     digests.data = data.train.digest().to_owned();
     digests.eval_data = data.eval.as_ref().map(|eval| eval.digest().to_owned());
-    let settled = budget::settle(config, device, (&data.train, &dir.manifest()))?;
-    let config = &*config;
     let dtype = device.map_or(config.model.dtype, |device| {
         ComputeType::of(config.model.dtype, device.kind).dtype()
     });
-    let total_steps = config.train.total_steps(data.train.len());
+    let total_steps = config.train.total_steps(data.num_rows());
+    let lengths = budget::lengths(&data.train, config.data.max_length);
+    let Data { train, report, eval, weights } = data;
+    let mut planner = planner(config, (train, eval), weights, total_steps);
+    let begun_with = config.clone();
+    let settled = budget::settle(config, device, (lengths, &dir.manifest()), || {
+        reference::will_be_known(&begun_with, dtype, dir, (&planner, &digests))
+    });
+    let settled = match settled {
+        // A run that is complete says so first.
+        Err(refusal) if dir.final_model().exists() => Err(refusal),
+        settled => Ok(settled?),
+    };
+    let config = &*config;
     write_or_compare(&dir.manifest(), &manifest(config, &digests, total_steps))?;
     write_whole(&dir.config(), to_go_on_with(config).to_toml()?.as_bytes())?;
 
@@ -132,13 +144,17 @@ pub(crate) fn prepare(
     {
         return Ok(Prepared::Complete { step: replay.committed });
     }
+    let settled = settled?;
+    if let Some(tokens) = config.train.microbatch_tokens.tokens() {
+        planner.set_microbatch_tokens(tokens);
+    }
+    let planner = Arc::new(planner);
     let point = StartingPoint::find(dir, replay)?;
     let mut events = vec![(STARTED, point.committed, point.describe(total_steps))];
     events.extend(taken.map(|message| ("mirror_used", point.committed, message)));
     events.extend(settled.map(|message| ("microbatch_tokens", point.committed, message)));
-    let mut notes = note_start(&mut journal, config, &data, &point, events)?;
+    let mut notes = note_start(&mut journal, config, (&report, weights), &point, events)?;
 
-    let planner = planner(config, data, total_steps);
     let Beginning { shared, found } = reference::begin(config, dtype, dir, (&planner, &digests))?;
     let steps = StepRecords::open(dir, point.committed, config.reference.cache, &history)?;
     let num_values = steps.cache.as_ref().map_or(0, ReferenceCache::len);
@@ -247,7 +263,7 @@ impl Data {
 fn note_start(
     journal: &mut Journal,
     config: &RunConfig,
-    data: &Data,
+    (report, weights): (&DataReport, (f64, f64)),
     point: &StartingPoint,
     mut events: Vec<(&'static str, Step, String)>,
 ) -> Result<Vec<StartNote>, CoordinatorError> {
@@ -256,7 +272,7 @@ fn note_start(
         events.push((CHECKPOINT_REJECTED, rejected.step, rejection(rejected)));
     }
     let DataReport { rows, num_desirable, num_undesirable, truncated, overlong, bad_rows, .. } =
-        &data.report;
+        report;
     events.push((
         "data_opened",
         step,
@@ -266,7 +282,7 @@ fn note_start(
         ),
     ));
     if config.objective.name == ObjectiveName::Kto
-        && let Some(advice) = WeightAdvice::new((*num_desirable, *num_undesirable), data.weights)
+        && let Some(advice) = WeightAdvice::new((*num_desirable, *num_undesirable), weights)
         && !advice.in_range
     {
         events.push((CLASS_WEIGHTS, step, advice.to_string()));
@@ -298,13 +314,18 @@ fn note_start(
 }
 
 /// What makes the shards of the run.
-pub(crate) fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<Planner> {
+pub(crate) fn planner(
+    config: &RunConfig,
+    (train, eval): (TokenStore, Option<TokenStore>),
+    weights: (f64, f64),
+    total_steps: u64,
+) -> Planner {
     let options = PlannerOptions {
         plan: PlanOptions {
             seed: config.train.seed,
             order: config.data.order,
             global_batch_size: config.train.global_batch_size,
-            // Settled before a run; who asks only for its sequences packs nothing.
+            // Settled later; who asks only for its sequences packs nothing.
             microbatch_tokens: config
                 .train
                 .microbatch_tokens
@@ -316,6 +337,6 @@ pub(crate) fn planner(config: &RunConfig, data: Data, total_steps: u64) -> Arc<P
         train: config.train.clone(),
         total_steps,
     };
-    let rows = |store| Rows::new(store, data.weights, config.data.max_length);
-    Arc::new(Planner::new(options, rows(data.train), data.eval.map(rows)))
+    let rows = |store| Rows::new(store, weights, config.data.max_length);
+    Planner::new(options, rows(train), eval.map(rows))
 }

@@ -74,10 +74,42 @@ pub(crate) fn begin(
     Ok(beginning)
 }
 
+/// The same as [`is_known`], found out before the run's own cache is begun; nothing is written.
+///
+/// # Errors
+/// Values that cannot be read.
+pub(crate) fn will_be_known(
+    config: &RunConfig,
+    dtype: Dtype,
+    dir: &RunDir,
+    (planner, digests): (&Planner, &Digests),
+) -> Result<bool, CoordinatorError> {
+    if !config.reference.cache {
+        return Ok(false);
+    }
+    let path = dir.reference_cache();
+    if path.exists() {
+        let known = ReferenceCache::ahead(&path)?;
+        return Ok(all(planner, |rows| known.contains(&rows)));
+    }
+    let weights = digests.reference.as_ref().unwrap_or(&digests.model).clone();
+    let Some(scorer) = Scorer::try_new(weights, dtype) else { return Ok(false) };
+    let pool = Pool::read(&scorer, &pools(config, dir.root()))?;
+    Ok(all(planner, |rows| {
+        let sequence = planner.sequence(rows);
+        sequence.is_none_or(|sequence| pool.get(&scorer.key(&sequence)).is_some())
+    }))
+}
+
 /// Whether the run knew every value that its passes can ask for before its first step, so that
 /// the reference model is never needed.
 pub(crate) fn is_known(planner: &Planner, cache: &ReferenceCache) -> bool {
-    let visited = planner.visit_sequences(|rows| match cache.knew(rows) {
+    all(planner, |rows| cache.knew(rows))
+}
+
+/// Whether it is so for every sequence that the run's passes can ask for.
+fn all(planner: &Planner, is_so: impl Fn(SequenceRows) -> bool) -> bool {
+    let visited = planner.visit_sequences(|rows| match is_so(rows) {
         true => ControlFlow::Continue(()),
         false => ControlFlow::Break(()),
     });

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use prospect_core::{ConfigError, Dtype, RunConfig, Sequence, TrainConfig};
 
@@ -21,7 +21,7 @@ use crate::run_dir::{CACHE, REFERENCE_CACHE};
 /// What is left to be scored before a run, in an order in which sequences with the same prompt
 /// stand together.
 pub struct ReferenceWork {
-    planner: Arc<Planner>,
+    planner: Planner,
     missing: Vec<Missing>,
     num_values: usize,
     dir: PathBuf,
@@ -66,7 +66,8 @@ impl ReferenceWork {
         let pool = Pool::read(&scorer, &pools)?;
         let data = Data::open(&config, &run_dir.join(CACHE))?;
         let total_steps = config.train.total_steps(data.num_rows());
-        let planner = planner(&config, data, total_steps);
+        let Data { train, eval, weights, .. } = data;
+        let planner = planner(&config, (train, eval), weights, total_steps);
         let (missing, num_values) = missing(&planner, &scorer, &pool);
         let dir = pools[0].join(scorer.directory_name());
         let writer = (!missing.is_empty()).then(|| Mutex::new(writer));

@@ -66,8 +66,9 @@ pub struct StepMetrics {
     /// Duration of the step, in seconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub step_seconds: Option<f64>,
-    /// Share of the step that the slowest-waiting rank spent waiting: for the reference point, for
-    /// sums over ranks, for weights that others hold, and for the commit of the step before.
+    /// Share of the step, from 0 to 1, that the rank which waited longest has waited: for the
+    /// reference point, for sums over ranks, for weights that others hold, and for the commit of the
+    /// step before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waiting: Option<f64>,
     /// Highest memory use of any worker.

@@ -18,32 +18,32 @@ struct Multiples {
     mlp: f64,
 }
 
-/// Kept by a block whose graph stays until its backward pass: both norms' scaled inputs and
-/// results (4), the sum between attention and MLP, and the output, which is the next block's input
-/// (6 hidden); turned queries, the attention's result per sequence and joined (3 query); turned keys
-/// and values (2 kv); gate, its activation, what is gated and the product (4 mlp).
-const WHOLE: Multiples = Multiples { hidden: 6.0, query: 3.0, kv: 2.0, mlp: 4.0 };
+/// Kept by a block whose graph stays until its backward pass: both norms' results, the sum between
+/// attention and MLP, and the output, which is the next block's input (4 hidden); turned queries,
+/// the attention's result per sequence and joined (3 query); turned keys and values (2 kv); gate,
+/// what is gated and the product (3 mlp).
+const WHOLE: Multiples = Multiples { hidden: 4.0, query: 3.0, kv: 2.0, mlp: 3.0 };
 
 /// Kept where only results of matrix products and of attention are: the sum between attention and
-/// MLP and the output (2 hidden), queries and the attention's result (2 query), keys and values, gate
-/// and what is gated.
-const PRODUCTS: Multiples = Multiples { hidden: 2.0, query: 2.0, kv: 2.0, mlp: 2.0 };
+/// MLP and the output (2 hidden), queries, the attention's result per sequence and joined (3 query),
+/// keys and values, gate and what is gated.
+const PRODUCTS: Multiples = Multiples { hidden: 2.0, query: 3.0, kv: 2.0, mlp: 2.0 };
 
 /// Kept where blocks are computed again: the input.
 const INPUT: Multiples = Multiples { hidden: 1.0, query: 0.0, kv: 0.0, mlp: 0.0 };
 
 /// The most that the backward pass of one block holds beside what is kept: gradients of the MLP's
-/// four tensors and of the sum that they come from (6 mlp), of the residual stream, the norm's
-/// input and products on the way (6 hidden), of queries (2), keys and values. Measured together.
-const BACKWARD: Multiples = Multiples { hidden: 6.0, query: 2.0, kv: 2.0, mlp: 6.0 };
+/// three tensors and of the sum that they come from (4 mlp), of the residual stream, the norm's
+/// input and products on the way (4 hidden), of queries (2), keys and values. Measured together.
+const BACKWARD: Multiples = Multiples { hidden: 4.0, query: 2.0, kv: 2.0, mlp: 4.0 };
 
 /// fp32 numbers per token that the attention keeps for each query head: the logarithm of the sum of
 /// its weights.
 const STATISTICS_PER_HEAD: f64 = 1.0;
 
-/// fp32 numbers per token that the norms keep: a root mean square and two steps on the way to it,
-/// for each of the two norms of a block.
-const STATISTICS_PER_BLOCK: f64 = 6.0;
+/// fp32 numbers per token that the norms keep: a root mean square for each of the two norms of a
+/// block.
+const STATISTICS_PER_BLOCK: f64 = 2.0;
 
 /// Bytes per token that all blocks keep between the forward pass and the backward pass.
 pub(crate) fn kept(config: &ModelConfig, recompute: Recompute, bytes: f64) -> f64 {

@@ -1,7 +1,7 @@
 //! Memory of one worker, by what it is for: the worker that holds the most, which is rank 0, since
 //! it writes the model's part of checkpoints.
 
-use prospect_core::Mode;
+use prospect_core::{Mode, Recompute};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::activations;
@@ -57,8 +57,11 @@ pub(crate) struct Microbatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Amounts([u64; Kind::ALL.len()]);
 
-/// Most bytes of fp32 logits that exist at a time, as the engine's head has it.
+/// Most bytes of fp32 logits that exist at a time on a CPU: `TILE_BYTES` of the engine's head.
 const TILE_BYTES: u64 = 32 << 20;
+
+/// How many times as large tiles are on CUDA: `CUDA_FACTOR` of the engine's head.
+const CUDA_TILE_FACTOR: u64 = 8;
 
 /// Tiles at a time: the logits, and their logarithms of probabilities.
 const NUM_TILES: u64 = 2;
@@ -68,8 +71,12 @@ const NUM_TILES: u64 = 2;
 const CPU_RUNTIME: u64 = 150 << 20;
 
 /// What passes take of a CPU's memory in relation to what their tensors hold, since the allocator
-/// keeps gaps between them. Measured as above, with microbatches of 256 to 4,096 tokens: 1.1 to 1.2.
-const CPU_GAPS: f64 = 1.15;
+/// keeps gaps between them. Measured as above.
+const CPU_GAPS: f64 = 1.07;
+
+/// The same where parts are computed again in the backward pass, whose tensors come and go between
+/// those that are kept.
+const CPU_GAPS_AGAIN: f64 = 1.2;
 
 /// A CUDA context with libtorch's kernels, cuBLAS's workspace and NCCL's buffers; an assumption.
 const CUDA_RUNTIME: u64 = 1 << 30;
@@ -191,7 +198,8 @@ impl Memory {
             *self.device.of(Kind::Gathered) =
                 bytes * (parts.ends() + block) + 4 * (parts.head() + block);
         }
-        if setup.checkpoints {
+        // A sharded world that is told to stop saves what rank 0 gathers, whatever the interval.
+        if setup.checkpoints || setup.mode != Mode::Replicated {
             let model = bytes * whole;
             let masters = if is_exact { 0 } else { 4 * own };
             *self.host.of(Kind::Checkpoint) = model + 8 * own + masters;
@@ -203,7 +211,11 @@ impl Memory {
         let config = parts.config();
         let bytes = setup.compute.bytes() as f64;
         let tokens = f64::from(microbatch.tokens);
-        let gaps = if setup.device == DeviceKind::Cpu { CPU_GAPS } else { 1.0 };
+        let gaps = match (setup.device, setup.recompute) {
+            (DeviceKind::Cuda, _) => 1.0,
+            (DeviceKind::Cpu, Recompute::None) => CPU_GAPS,
+            (DeviceKind::Cpu, Recompute::Selective | Recompute::Blocks) => CPU_GAPS_AGAIN,
+        };
         let kept = activations::kept(config, setup.recompute, bytes);
         *self.device.of(Kind::Activations) = (gaps * tokens * kept) as u64;
         let in_backward = activations::in_backward(config, setup.recompute, bytes);
@@ -215,7 +227,11 @@ impl Memory {
         let rows = (tokens * microbatch.completion_share) as u64;
         let states = rows * config.hidden_size as u64 * (4 * setup.compute.bytes() + 4);
         let logits = 4 * rows * config.vocab_size as u64;
-        *self.device.of(Kind::Head) = states + NUM_TILES * TILE_BYTES.min(logits);
+        let tile = match setup.device {
+            DeviceKind::Cpu => TILE_BYTES,
+            DeviceKind::Cuda => CUDA_TILE_FACTOR * TILE_BYTES,
+        };
+        *self.device.of(Kind::Head) = states + NUM_TILES * tile.min(logits);
     }
 
     /// The process itself, and the files that it maps.

@@ -21,6 +21,8 @@ pub struct Demand<'a> {
     pub room: Room,
     /// Tokens of the longest sequence, which a microbatch must hold.
     pub longest: u32,
+    /// Most tokens that a worker has in a step: a larger budget changes nothing.
+    pub most: u32,
     /// The budget as configured; none for the largest that fits.
     pub tokens: Option<u32>,
 }
@@ -45,7 +47,7 @@ pub enum BudgetRefusal {
     UnknownMemory,
     /// Smaller microbatches would fit.
     #[error(
-        "train.microbatch_tokens is {tokens}, for which a worker needs {}, but {} can be planned with: set it to {largest} or less, or to \"auto\"",
+        "train.microbatch_tokens is {tokens}, for which a worker needs {}, but {} can be planned with: set it to {largest} or less, or to \"auto\", or train.memory_gb to what a worker may use",
         Bytes(*needed), Bytes(*planned)
     )]
     Microbatch {
@@ -86,6 +88,8 @@ pub struct Remedy {
     change: String,
     /// Bytes that a worker needs then.
     needed: u64,
+    /// Bytes of main memory beside them; 0 where the device's memory is main memory.
+    in_main_memory: u64,
 }
 
 /// Most remedies that are told.
@@ -94,15 +98,17 @@ const NUM_TOLD: usize = 3;
 /// Most workers that are thought of.
 const MOST_WORKERS: u32 = 4096;
 
-/// The budget that a run is to have: the configured one if it fits, else the largest that does.
+/// The budget that a run is to have: the configured one if what a worker has of it fits, else the
+/// largest that does.
 ///
 /// # Errors
 /// [`BudgetRefusal::Microbatch`] or [`BudgetRefusal::Model`], with what would fit.
 pub fn check_memory(demand: &Demand<'_>) -> Result<u32, BudgetRefusal> {
-    let Demand { parts, setup, room, longest, tokens } = *demand;
+    let Demand { parts, setup, room, longest, most, tokens } = *demand;
     let largest = largest_microbatch(parts, setup, &room).filter(|&largest| largest >= longest);
     let planned = room.planned_bytes();
     let needed = |tokens| Memory::new(parts, setup, tokens, room.completion_share);
+    let held = |tokens: u32| tokens.min(most.max(longest));
     match (largest, tokens) {
         (None, _) => {
             let memory = needed(longest);
@@ -116,8 +122,8 @@ pub fn check_memory(demand: &Demand<'_>) -> Result<u32, BudgetRefusal> {
                 remedies: remedies(demand),
             })
         }
-        (Some(largest), Some(tokens)) if tokens > largest => {
-            let needed = needed(tokens).device_peak();
+        (Some(largest), Some(tokens)) if held(tokens) > largest => {
+            let needed = needed(held(tokens)).device_peak();
             Err(BudgetRefusal::Microbatch { tokens, needed, planned, largest })
         }
         (Some(_), Some(tokens)) => Ok(tokens),
@@ -195,7 +201,8 @@ fn remedy(from: &Setup, to: &Setup, demand: &Demand<'_>) -> Remedy {
         changes.push(format!("{} workers", to.world_size));
     }
     let memory = Memory::new(demand.parts, to, demand.longest, demand.room.completion_share);
-    Remedy { change: changes.join(" with "), needed: memory.device_peak() }
+    let (needed, in_main_memory) = (memory.device_peak(), memory.host_peak());
+    Remedy { change: changes.join(" with "), needed, in_main_memory }
 }
 
 /// What would fit, or how much memory would.
@@ -207,12 +214,27 @@ struct RemedyList<'a> {
 impl fmt::Display for RemedyList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((first, others)) = self.remedies.split_first() else {
-            return write!(f, "use workers with more than {}", Bytes(self.needed));
+            return write!(
+                f,
+                "use workers with more than {}, and set train.memory_gb where they may use more",
+                Bytes(self.needed)
+            );
         };
-        write!(f, "set {} ({})", first.change, Bytes(first.needed))?;
-        others
-            .iter()
-            .try_for_each(|other| write!(f, ", or {} ({})", other.change, Bytes(other.needed)))
+        write!(f, "set {first}")?;
+        others.iter().try_for_each(|other| write!(f, ", or {other}"))?;
+        write!(f, ", or train.memory_gb where a worker may use more")
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { change, needed, in_main_memory } = self;
+        match in_main_memory {
+            0 => write!(f, "{change} ({})", Bytes(*needed)),
+            beside => {
+                write!(f, "{change} ({}, and {} of main memory)", Bytes(*needed), Bytes(*beside))
+            }
+        }
     }
 }
 

@@ -44,16 +44,18 @@ fn estimate(args: &PlanArgs, place: &Place, config: &RunConfig) -> Result<Estima
         pairs: config.objective.name == ObjectiveName::Kto,
     };
     let typed = config.train.memory_gb.map(|gigabytes| (gigabytes * 1e9) as u64);
-    let memory_bytes = typed.or_else(|| place.memory_bytes(setup.world_size));
+    let num_workers = config.coordinator.workers;
+    let memory_bytes = typed.or_else(|| place.memory_bytes(num_workers));
     let room = memory_bytes.map(|memory_bytes| Room {
         memory_bytes,
         completion_share: workload.lengths.completion_share(),
     });
     let budget = budget(&parts, &setup, (&workload, room, config.train.microbatch_tokens));
-    let (hardware, assumptions) = place.hardware(args, &setup);
+    let (hardware, assumptions) = place.hardware(args, num_workers);
     Ok(Estimate {
         name: config.model.path.display().to_string(),
-        device: place.words(setup.world_size),
+        device: place.words(num_workers),
+        num_workers,
         dtype: ComputeType::name(setup.compute),
         num_steps: num_steps(config, &rows),
         refusal: budget.clone().err(),
@@ -84,8 +86,8 @@ fn budget(
     }
     match (room, tokens) {
         (Some(room), _) => {
-            let fits = check_memory(&Demand { parts, setup, room, longest, tokens })?;
             let most = workload.most_tokens_of_rank(setup.world_size);
+            let fits = check_memory(&Demand { parts, setup, room, longest, most, tokens })?;
             Ok(tokens.unwrap_or_else(|| fits.min(most)))
         }
         (None, Some(tokens)) => Ok(tokens),

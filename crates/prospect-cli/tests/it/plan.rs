@@ -71,6 +71,12 @@ fn rates_and_memory_are_taken_as_typed() {
     let slow = of(&["--link-gb-per-second", "1"]);
     assert!(slow["time"]["waiting_seconds"].as_f64() > one["time"]["waiting_seconds"].as_f64());
     assert_eq!(of(&["--gpu-memory", "64"])["memory_bytes"], 64_000_000_000_u64);
+    // An elastic run needs memory for the fewest workers, and takes the time of the usual number.
+    let elastic = of(&["--set", "coordinator.min_workers=1", "--set", "train.mode=fully_sharded"]);
+    let usual = of(&["--set", "train.mode=fully_sharded"]);
+    assert_eq!(elastic["time"], usual["time"]);
+    let weights = |plan: &Value| plan["memory"]["device"]["weights"].as_u64().unwrap();
+    assert!(weights(&elastic) > weights(&usual));
     let scored = of(&["--scored"]);
     assert_eq!(scored["memory"]["device"]["reference"], 0);
     assert!(scored["time"]["flops"].as_f64() < one["time"]["flops"].as_f64());

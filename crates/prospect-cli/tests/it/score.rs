@@ -96,9 +96,11 @@ fn one_worker_that_fails_ends_the_others() {
     let script = r#"
 [ "$1" = score ] || { echo '[{"name":"cpu"}]'; exit 0; }
 mkdir "$LOG.first" 2>/dev/null && { echo 'error: no memory' >&2; exit 74; }
-sleep 0.3
-while read -r row; do echo '{"log_prob":-1.0}'; sleep 0.1; done"#;
+sleep 1
+touch "$LOG.late""#;
     place.score(script, &["--workers", "2"]).check(74, &["error: no memory"]);
+    // It holds the output for as long as it would have worked, and was killed meanwhile.
+    assert!(!place.dir.path().join("log.late").exists());
     place.score(COUNTS, &[]).check(0, &[]).printed(&["all 8 values"]);
 }
 

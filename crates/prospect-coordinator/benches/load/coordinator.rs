@@ -118,6 +118,7 @@ pub fn serve(run_dir: &str) -> Result<()> {
         run_dir: run_dir.join("run"),
         listen: "127.0.0.1:0".into(),
         run_id: None,
+        device: None,
     };
     tokio::runtime::Runtime::new()?.block_on(async {
         let coordinator = Coordinator::bind(options).await?;

@@ -76,6 +76,12 @@ impl Planner {
         }
     }
 
+    /// Packs so many tokens together from here on.
+    pub(crate) fn set_microbatch_tokens(&mut self, tokens: u32) {
+        self.options.plan.microbatch_tokens = tokens;
+        self.evaluation = Mutex::new(None);
+    }
+
     /// Steps of the whole run.
     pub(crate) fn total_steps(&self) -> u64 {
         self.options.total_steps

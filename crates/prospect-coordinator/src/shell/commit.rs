@@ -81,8 +81,8 @@ impl Shell {
 
     /// Divides the sums once.
     fn metrics(&self, commit: &Commit) -> StepMetrics {
-        let Commit { step, world_size, sums, point, phase_seconds, peak_memory_bytes, .. } = commit;
-        let seconds = phase_seconds.total;
+        let Commit { step, world_size, sums, point, peak_memory_bytes, .. } = commit;
+        let seconds = commit.phase_seconds.total;
         let rate = |amount: f64| (seconds > 0.0).then(|| amount / seconds);
         let num_tokens = (sums.num_tokens + sums.num_mismatched_tokens) as f64;
         StepMetrics {
@@ -91,7 +91,7 @@ impl Shell {
             tokens_per_second: rate(num_tokens),
             mfu: self.peak_rate().and_then(|peak| rate(sums.flops / peak)),
             step_seconds: Some(seconds).filter(|seconds| *seconds > 0.0),
-            waiting: rate(phase_seconds.waiting()),
+            waiting: rate(commit.waiting_seconds),
             peak_memory_bytes: Some(*peak_memory_bytes).filter(|bytes| *bytes > 0),
             world_size: *world_size,
             ..StepMetrics::from_sums(*step, sums, point)

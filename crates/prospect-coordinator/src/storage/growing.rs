@@ -85,8 +85,16 @@ impl GrowingFile {
     /// # Errors
     /// A disk that fails.
     pub(crate) fn sync(&mut self) -> Result<(), CoordinatorError> {
+        self.sync_at_once().map_err(CoordinatorError::storage("syncing", &self.path))
+    }
+
+    /// The same, with the system's words.
+    ///
+    /// # Errors
+    /// A disk that fails.
+    pub(crate) fn sync_at_once(&mut self) -> io::Result<()> {
         if !self.is_synced {
-            self.file.sync_data().map_err(CoordinatorError::storage("syncing", &self.path))?;
+            self.file.sync_data()?;
             self.is_synced = true;
         }
         Ok(())

@@ -16,10 +16,12 @@ const STEPS: u64 = 2_000;
 /// Steps before allocators, pools of threads and caches have their size.
 const WARM_UP: u64 = 500;
 /// How often the programs are looked at.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes by which the resident memory of a program may grow a step. The coordinator keeps the
 /// metrics of every step for its readers and every reference value, less than 1 kB a step.
 const MOST_GROWTH: f64 = 3_000.0;
+/// Samples that a course has at least: fewer tell too little of its quarters.
+const LEAST_SAMPLES: usize = 40;
 /// How many times as long as in the first quarter a step may take in the last one.
 const MOST_SLOWDOWN: f64 = 1.3;
 
@@ -76,14 +78,21 @@ fn train(world: &World) -> [Course; 2] {
     courses
 }
 
-/// Bytes a step, by least squares over all samples.
+/// Bytes a step between the first and the last quarter of the samples, by their medians: single
+/// peaks do not count.
 fn growth(course: &Course) -> f64 {
-    let count = course.len() as f64;
-    let mean = |of: fn(&Sample) -> f64| course.iter().map(of).sum::<f64>() / count;
-    let (step, bytes) = (mean(|s| s.step as f64), mean(|s| s.resident_bytes));
-    let products = course.iter().map(|s| (s.step as f64 - step) * (s.resident_bytes - bytes));
-    let squares = course.iter().map(|s| (s.step as f64 - step).powi(2));
-    products.sum::<f64>() / squares.sum::<f64>()
+    let [early, late] = ends(course).map(|samples| {
+        let step = median(samples.iter().map(|sample| sample.step));
+        (step as f64, median(samples.iter().map(|sample| sample.resident_bytes)))
+    });
+    assert!(late.0 > early.0, "all samples are of step {}", late.0);
+    (late.1 - early.1) / (late.0 - early.0)
+}
+
+/// The first and the last quarter of the samples.
+fn ends(course: &Course) -> [&[Sample]; 2] {
+    let quarter = course.len() / 4;
+    [&course[..quarter], &course[course.len() - quarter..]]
 }
 
 fn median<T: Copy + PartialOrd>(values: impl Iterator<Item = T>) -> T {
@@ -93,11 +102,11 @@ fn median<T: Copy + PartialOrd>(values: impl Iterator<Item = T>) -> T {
 }
 
 fn check_lean(program: &str, course: &Course) {
-    assert!(course.len() >= 8, "{program}: {} samples are too few", course.len());
+    let count = course.len();
+    assert!(count >= LEAST_SAMPLES, "{program}: {count} samples, {LEAST_SAMPLES} are needed");
     let growth = growth(course);
-    let files = |samples: &[Sample]| median(samples.iter().map(|sample| sample.num_files));
-    let quarter = course.len() / 4;
-    let (early, late) = (files(&course[..quarter]), files(&course[course.len() - quarter..]));
+    let [early, late] =
+        ends(course).map(|samples| median(samples.iter().map(|sample| sample.num_files)));
     println!("{program}: {growth:.0} bytes a step, {early} files early and {late} late");
     assert!(growth < MOST_GROWTH, "{program}: {growth:.0} bytes a step, limit {MOST_GROWTH}");
     assert!(late <= early, "{program}: {early} open files became {late}");

@@ -43,6 +43,8 @@ pub struct Commit {
     pub point: ReferencePoint,
     /// Seconds in each phase, of the slowest rank in that phase (added over shards).
     pub phase_seconds: PhaseSeconds,
+    /// Seconds that the rank which waited longest has waited (added over shards).
+    pub waiting_seconds: f64,
     /// Highest memory use of any rank.
     pub peak_memory_bytes: u64,
     /// Reference values that were computed, to be kept with this step; in
@@ -139,6 +141,7 @@ impl Pass {
                 commit.grad_norm = report.grad_norm;
             }
             commit.phase_seconds = slowest(&commit.phase_seconds, &report.phase_seconds);
+            commit.waiting_seconds = commit.waiting_seconds.max(report.phase_seconds.waiting());
             commit.peak_memory_bytes = commit.peak_memory_bytes.max(report.peak_memory_bytes);
             commit.reference_values.extend(report.reference_values);
         }
@@ -151,6 +154,7 @@ impl Commit {
     pub(super) fn append(&mut self, later: Self) {
         self.sums.merge(&later.sums);
         self.phase_seconds = added(&self.phase_seconds, &later.phase_seconds);
+        self.waiting_seconds += later.waiting_seconds;
         self.peak_memory_bytes = self.peak_memory_bytes.max(later.peak_memory_bytes);
         self.reference_values.extend(later.reference_values);
     }
@@ -208,5 +212,33 @@ fn combine(
         commit: with(left.commit, right.commit),
         optimizer: with(left.optimizer, right.optimizer),
         total: with(left.total, right.total),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report of a rank that waits for the reference point and for sums.
+    fn report(rank: u32, reference_point: f64, all_reduce: f64) -> StepReport {
+        let phase_seconds =
+            PhaseSeconds { reference_point, all_reduce, total: 1.0, ..PhaseSeconds::default() };
+        StepReport { rank: Rank(rank), phase_seconds, ..StepReport::default() }
+    }
+
+    #[test]
+    fn waiting_is_that_of_one_rank() {
+        let commit = || {
+            let mut pass = Pass::new(2);
+            assert_eq!(pass.add_report(report(0, 0.75, 0.125)), Receipt::New);
+            assert_eq!(pass.add_report(report(1, 0.25, 0.5)), Receipt::New);
+            pass.into_commit(Step(1))
+        };
+        let mut first = commit();
+        assert_eq!(first.waiting_seconds, 0.875);
+        // Seconds by phase are of the slowest in each, and come to more than the step.
+        assert_eq!(first.phase_seconds.waiting(), 1.25);
+        first.append(commit());
+        assert_eq!((first.waiting_seconds, first.phase_seconds.total), (1.75, 2.0));
     }
 }

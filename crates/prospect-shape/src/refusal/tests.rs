@@ -25,7 +25,7 @@ fn demand<'a>(
     tokens: Option<u32>,
 ) -> Demand<'a> {
     let room = Room { memory_bytes: (gigabytes * 1e9) as u64, completion_share: 1.0 };
-    Demand { parts, setup, room, longest: 1024, tokens }
+    Demand { parts, setup, room, longest: 1024, most: u32::MAX, tokens }
 }
 
 #[test]
@@ -40,6 +40,12 @@ fn the_largest_budget_fits_and_one_more_does_not() {
     let refusal = check_memory(&Demand { tokens: Some(largest + 1), ..demand }).unwrap_err();
     let words = format!("set it to {largest} or less, or to \"auto\"");
     assert!(refusal.to_string().contains(&words), "{refusal}");
+    assert!(refusal.to_string().contains("train.memory_gb"), "{refusal}");
+    // What no worker ever has needs no room.
+    let [little, much] = [largest, largest + 1]
+        .map(|most| check_memory(&Demand { most, tokens: Some(1 << 20), ..demand }));
+    assert_eq!(little, Ok(1 << 20));
+    assert!(matches!(much, Err(BudgetRefusal::Microbatch { .. })), "{much:?}");
 }
 
 /// Every remedy that is told is one.
@@ -72,7 +78,8 @@ fn a_model_that_does_not_fit_is_refused_with_what_would() {
         ],
     );
     // Without the optimizer's state one device holds it.
-    check(&one, 141.0, &["train.offload_optimizer = true"]);
+    let told = ["train.offload_optimizer = true (", "GB of main memory)", "train.memory_gb where"];
+    check(&one, 141.0, &told);
     let eight = Setup { world_size: 8, ..one };
     check(&eight, 80.0, &["train.mode = \"fully_sharded\""]);
 }

@@ -20,7 +20,7 @@ pub fn print(rates: &[Value], steps: &[Value]) {
         );
     }
     println!(
-        "\n{:8} {:17} {:9} {:5} {:9} {:>8} {:>9} {:>9} {:>7} {:>7}   share of the step: {}",
+        "\n{:8} {:17} {:9} {:5} {:9} {:>8} {:>9} {:>9} {:>7} {:>7}   share of the step: scoring, point, passes, reduce, gather, update",
         "dtype",
         "mode",
         "recompute",
@@ -31,7 +31,6 @@ pub fn print(rates: &[Value], steps: &[Value]) {
         "GFLOP/s",
         "of rate",
         "peak GB",
-        "scoring, point, passes, reduce, gather, update"
     );
     for step in steps {
         let rate = rates.iter().find(|rate| rate["dtype"] == step["dtype"]);

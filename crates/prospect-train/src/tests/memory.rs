@@ -113,6 +113,11 @@ fn recomputed_blocks_are_predicted() {
 }
 
 #[test]
+fn selective_recomputation_is_predicted() {
+    check("selective_recomputation_is_predicted", Dtype::Float32, Recompute::Selective);
+}
+
+#[test]
 fn bfloat16_is_predicted() {
     check("bfloat16_is_predicted", Dtype::Bfloat16, Recompute::None);
 }

@@ -16,7 +16,10 @@ pub struct Estimate {
     pub device: String,
     /// The type that passes compute in.
     pub dtype: &'static str,
+    /// Workers that a step's time is for.
+    pub num_workers: u32,
     pub parts: Parts,
+    /// How the fewest workers hold the run, where each needs the most memory.
     pub setup: Setup,
     pub rows: Rows,
     pub workload: Workload,
@@ -34,17 +37,19 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Memory of a worker.
+    /// Memory of a worker, with as many of the budget's tokens as it can have in a step.
     pub fn memory(&self) -> Memory {
-        let share = self.workload.lengths.completion_share();
-        Memory::new(&self.parts, &self.setup, self.microbatch_tokens, share)
+        let lengths = &self.workload.lengths;
+        let most = self.workload.most_tokens_of_rank(self.setup.world_size).max(lengths.longest);
+        let tokens = self.microbatch_tokens.min(most);
+        Memory::new(&self.parts, &self.setup, tokens, lengths.completion_share())
     }
 
     /// Time of a step.
     pub fn time(&self) -> StepTime {
         Times {
             parts: &self.parts,
-            setup: &self.setup,
+            setup: &Setup { world_size: self.num_workers, ..self.setup },
             workload: &self.workload,
             hardware: &self.hardware,
             microbatch_tokens: self.microbatch_tokens,

@@ -2,7 +2,7 @@
 
 use std::thread::available_parallelism;
 
-use prospect_shape::{DeviceKind, Gpu, Hardware, Setup};
+use prospect_shape::{DeviceKind, Gpu, Hardware};
 
 use crate::args::PlanArgs;
 use crate::devices::{self, Device};
@@ -68,28 +68,28 @@ impl Place {
     }
 
     /// What one worker has, where devices are shared a part of one.
-    pub fn memory_bytes(&self, world_size: u32) -> Option<u64> {
+    pub fn memory_bytes(&self, num_workers: u32) -> Option<u64> {
         let sharing = match (&self.gpu, self.num_local) {
-            (None, _) => world_size,
-            (Some(_), Some(num_gpus)) => world_size.div_ceil(num_gpus.max(1)),
+            (None, _) => num_workers,
+            (Some(_), Some(num_gpus)) => num_workers.div_ceil(num_gpus.max(1)),
             (Some(_), None) => 1,
         };
         Some(self.device_memory? / u64::from(sharing.max(1)))
     }
 
     /// The rates of the workers, and in words where they come from.
-    pub fn hardware(&self, args: &PlanArgs, setup: &Setup) -> (Hardware, Vec<String>) {
+    pub fn hardware(&self, args: &PlanArgs, num_workers: u32) -> (Hardware, Vec<String>) {
         let known = self.gpu.as_ref().map(|(_, gpu)| *gpu);
         let mut hardware = match known {
-            None => Hardware::cpu(cores(), setup.world_size),
+            None => Hardware::cpu(cores(), num_workers),
             // An unknown GPU is planned as the usual one, without a peak to measure against.
             Some(gpu) => {
                 let usual = Gpu::named(USUAL_GPU).expect("the usual GPU is in the table");
-                let hardware = gpu.unwrap_or(usual).hardware(setup.world_size);
+                let hardware = gpu.unwrap_or(usual).hardware(num_workers);
                 Hardware { peak_flops: hardware.peak_flops.filter(|_| gpu.is_some()), ..hardware }
             }
         };
-        let share_of_machine = if known.is_none() { f64::from(setup.world_size) } else { 1.0 };
+        let share_of_machine = if known.is_none() { f64::from(num_workers) } else { 1.0 };
         let rate_source = match (args.flops_per_second, self.measured) {
             (Some(rate), _) => {
                 hardware.flops = rate;
@@ -121,10 +121,10 @@ impl Place {
     }
 
     /// The devices in words.
-    pub fn words(&self, world_size: u32) -> String {
+    pub fn words(&self, num_workers: u32) -> String {
         match &self.gpu {
-            Some((name, _)) => format!("{world_size} on GPUs, {name}"),
-            None => format!("{world_size} on this machine's CPU, {} cores", cores()),
+            Some((name, _)) => format!("{num_workers} on GPUs, {name}"),
+            None => format!("{num_workers} on this machine's CPU, {} cores", cores()),
         }
     }
 }

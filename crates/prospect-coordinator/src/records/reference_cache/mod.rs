@@ -7,8 +7,8 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -75,6 +75,15 @@ impl ReferenceCache {
             bytes.extend(encode(rows, Known { step: AHEAD, log_prob }));
         }
         write_whole(path, &bytes)
+    }
+
+    /// The sequences whose values a run had before its first step; nothing is changed.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is damaged anywhere but at its very end.
+    pub(crate) fn ahead(path: &Path) -> Result<HashSet<SequenceRows>, CoordinatorError> {
+        let values = read(path)?.into_iter();
+        Ok(values.filter(|(_, known)| known.step == AHEAD).map(|(rows, _)| rows).collect())
     }
 
     /// Opens the file without the values of steps after `step`.

@@ -115,7 +115,9 @@ impl PoolWriter {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
                 Ok(mut file) => {
+                    // Values that are added later are of no use behind a header that is lost.
                     file.append_at_once(&header(&scorer))?;
+                    file.sync_at_once()?;
                     return Ok(Self { scorer, file, is_empty: true });
                 }
             }
