@@ -234,14 +234,14 @@ def main():
     parser.add_argument("--prospect", default=str(ROOT / "target/release/prospect"))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--reference", choices=["run", "filled"], default="run")
-    parser.add_argument("--recompute", choices=["none", "blocks", "selective"], default="none")
+    parser.add_argument("--recompute", choices=["none", "blocks", "selective"], default="selective")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of Prospect's runs")
     parser.add_argument("--steps", type=int, default=4, help="steps that are measured")
     parser.add_argument("--warm-up", type=int, help="steps before them (0 on a CPU, 3 on a GPU)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--trl-rows-per-pass", type=int, help="rows of a TRL pass (8 on a CPU, all on a GPU)")
     parser.add_argument("--max-length", type=int, default=1024)
-    parser.add_argument("--microbatch-tokens", type=int, help="tokens of a Prospect pass (2048 on a CPU, 16384 on a GPU)")
+    parser.add_argument("--microbatch-tokens", type=int, help="tokens of a Prospect pass (1024 on a CPU, 16384 on a GPU)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=1, help="rounds over all systems; medians are printed")
     parser.add_argument("--spare", type=int, default=0, help="rows beyond those needed, for data with overlong prompts")
@@ -251,7 +251,7 @@ def main():
     args = parser.parse_args()
     is_cuda = args.device == "cuda"
     args.warm_up = (3 if is_cuda else 0) if args.warm_up is None else args.warm_up
-    args.microbatch_tokens = args.microbatch_tokens or (16384 if is_cuda else 2048)
+    args.microbatch_tokens = args.microbatch_tokens or (16384 if is_cuda else 1024)
     args.trl_rows_per_pass = args.trl_rows_per_pass or (args.batch if is_cuda else 8)
     if args.child:
         return child(args, args.child)
