@@ -4,7 +4,8 @@
 One call runs, one after the other and each as a process of its own:
   trl-defaults  TRL as it comes: fp32 weights, bf16 autocast, gradient checkpointing
   trl-best      bf16 weights, no checkpointing, precomputed reference log-probabilities, its fused
-                head; on a GPU the fastest attention that is installed, and Liger's kernels if they are
+                head; on a GPU the fastest attention that is installed, and the Hub's kernels, or
+                else Liger's, where they are
   prospect-bf16 one worker, bf16 compute with fp32 master weights
   prospect      the same at its default: fp32 on a CPU, bf16 on a GPU
 on the same model, rows, global batch, number of steps and threads. It prints
@@ -71,7 +72,7 @@ def made_up_row(numbers, max_length):
 
 
 def best_settings(device):
-    """TRL's settings and those of loading the model."""
+    """TRL's settings and its attention."""
     import importlib.util
 
     settings = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
@@ -84,10 +85,26 @@ def best_settings(device):
     return settings, attention
 
 
+def load_for_trl(args, best, attention):
+    """The model, and whether it has the Hub's kernels, which TRL recommends; they are fetched when it is loaded."""
+    import importlib.util
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options = {"dtype": torch.bfloat16 if best else torch.float32, "attn_implementation": attention}
+    if best and args.device == "cuda" and importlib.util.find_spec("kernels"):
+        try:
+            return AutoModelForCausalLM.from_pretrained(args.model, use_kernels=True, **options), True
+        except Exception as error:
+            print(f"without the Hub's kernels: {error}", file=sys.stderr)
+    return AutoModelForCausalLM.from_pretrained(args.model, **options), False
+
+
 def run_trl(args, rows, best):
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import KTOConfig, KTOTrainer
 
     is_cuda = args.device == "cuda"
@@ -105,14 +122,15 @@ def run_trl(args, rows, best):
                 torch.cuda.synchronize()
             moments.append((time.monotonic(), int(trainer._total_train_tokens)))
 
+    model, has_kernels = load_for_trl(args, best, attention)
+    if has_kernels:
+        settings.pop("use_liger_kernel", None)
+    kernels = "the Hub's kernels" if has_kernels else "Liger" if settings.get("use_liger_kernel") else "no other kernels"
     with tempfile.TemporaryDirectory() as output:
         config = KTOConfig(
             output_dir=output, max_steps=args.warm_up + args.steps, per_device_train_batch_size=per_pass,
             gradient_accumulation_steps=args.batch // per_pass, max_length=args.max_length, learning_rate=1e-6,
             logging_steps=1, save_strategy="no", report_to=[], use_cpu=not is_cuda, disable_tqdm=True, **settings,
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=torch.bfloat16 if best else torch.float32, attn_implementation=attention
         )
         start = time.monotonic()
         trainer = KTOTrainer(
@@ -133,7 +151,7 @@ def run_trl(args, rows, best):
         "seconds": end - start,
         "reference_seconds": share * prepared if best else 0.0,
         "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None,
-        "how": f"{per_pass} rows a pass, {attention}" + (", Liger" if settings.get("use_liger_kernel") else ""),
+        "how": f"{per_pass} rows a pass, {attention}, {kernels}",
     }
 
 
