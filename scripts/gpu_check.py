@@ -4,6 +4,8 @@
     gpu_check.py rows FILE COUNT             word rows for models of benches/random_model.py
     gpu_check.py curve RUN REFERENCE BOUND   the curves of two runs agree to a relative bound
     gpu_check.py spent RUN                   waiting, speed and MFU of a run after its first step
+    gpu_check.py steady RUN BOUND            the last quarter of a run took at most BOUND times as long as the
+                                             second, and no more memory than 1.02 times
     gpu_check.py engine JSON GOAL            best MFU of the engine's benchmark, in per cent
     gpu_check.py trl JSON GOAL               how much faster than TRL, with the time for reference values
     gpu_check.py float64 RUN MODEL ROWS BOUND
@@ -71,6 +73,19 @@ def spent(run):
         if waiting is not None and speed is not None
         else sys.exit(f"{run} tells no waiting")
     )
+
+
+def steady(run, bound):
+    steps = metrics(run)
+    quarter = len(steps) // 4
+    second, last = steps[quarter : 2 * quarter], steps[-quarter:]
+    slower, larger = (
+        statistics.median(step[key] for step in last) / statistics.median(step[key] for step in second)
+        for key in ("step_seconds", "peak_memory_bytes")
+    )
+    print(f"{len(steps)} steps: at the end {slower:.3f} times the time and {larger:.3f} times the memory")
+    if slower > float(bound) or larger > 1.02:
+        sys.exit(1)
 
 
 def reach(found, goal, text):
@@ -144,7 +159,7 @@ def float64(run, model, data, bound):
 
 
 if __name__ == "__main__":
-    commands = {"rows": rows, "curve": curve, "spent": spent, "engine": engine, "trl": trl, "float64": float64}
+    commands = {"rows": rows, "curve": curve, "spent": spent, "steady": steady, "engine": engine, "trl": trl, "float64": float64}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

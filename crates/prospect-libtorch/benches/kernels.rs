@@ -228,16 +228,16 @@ fn head(place: &Place) -> Outcome<[f64; 2]> {
         // In place where the gradient is fp32, as in the engine, which needs the logits no more.
         let normalizers = maximum.f_add(&sum.f_log()?)?;
         let tile = HeadTile { logits: &logits, targets: &targets, first_token: 0 };
-        head_tile_gradient(tile, &normalizers, &coefficients, &like)?;
+        drop(head_tile_gradient(tile, &normalizers, &coefficients, &like)?);
         Ok(())
     })?;
     let index = targets.f_unsqueeze(1)?;
     let plain = place.seconds(&|| {
         let log_probs = logits.f_log_softmax(1, Kind::Float)?;
-        log_probs.f_gather(1, &index, false)?;
+        drop(log_probs.f_gather(1, &index, false)?);
         let gradient = log_probs.f_exp()?.f_neg()?.f_mul(&coefficients.f_unsqueeze(1)?)?;
         let gradient = gradient.f_scatter_add(1, &index, &coefficients.f_unsqueeze(1)?)?;
-        gradient.f_to_kind(place.kind)?;
+        drop(gradient.f_to_kind(place.kind)?);
         Ok(())
     })?;
     Ok([fused, plain])
