@@ -52,7 +52,7 @@ ROW_TOKENS, PROMPT_SHARE, PROMPT_SPREAD, COMPLETION_SPREAD = 256, 0.6, 0.7, 0.8
 def read_rows(args):
     count = args.batch * (args.warm_up + args.steps) + args.spare
     if args.rows == "made-up":
-        return [made_up_row(random.Random(number), args.max_length) for number in range(count)]
+        return [made_up_row(number, args.max_length) for number in range(count)]
     opener = gzip.open if args.data.suffix == ".gz" else open
     with opener(args.data, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(count), file)]
@@ -61,14 +61,16 @@ def read_rows(args):
     return rows
 
 
-def made_up_row(numbers, max_length):
+def made_up_row(number, max_length):
+    numbers = random.Random(number)
+
     def words(mean, spread, most):
         length = round(numbers.lognormvariate(math.log(mean) - spread * spread / 2, spread))
         return " ".join(f"w{numbers.randrange(1000)}" for _ in range(min(max(length, 2), most)))
 
     prompt = words(ROW_TOKENS * PROMPT_SHARE, PROMPT_SPREAD, 3 * max_length // 4)
     completion = words(ROW_TOKENS * (1 - PROMPT_SHARE), COMPLETION_SPREAD, max_length)
-    return {"prompt": prompt, "completion": " " + completion, "label": numbers.random() < 1 / 3}
+    return {"prompt": prompt, "completion": " " + completion, "label": number % 3 == 0}
 
 
 def best_settings(device):
