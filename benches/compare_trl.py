@@ -5,7 +5,7 @@ One call runs, one after the other and each as a process of its own:
   trl-defaults  TRL as it comes: fp32 weights, bf16 autocast, gradient checkpointing
   trl-best      bf16 weights, no checkpointing, precomputed reference log-probabilities, its fused
                 head; on a GPU the fastest attention that is installed, and the Hub's kernels, or
-                else Liger's, where they are
+                else Liger's, where they are; if training fails with them, it is PyTorch alone
   prospect-bf16 one worker, bf16 compute with fp32 master weights
   prospect      the same at its default: fp32 on a CPU, bf16 on a GPU
 on the same model, rows, global batch, number of steps and threads. It prints
@@ -73,13 +73,13 @@ def made_up_row(number, max_length):
     return {"prompt": prompt, "completion": " " + completion, "label": number % 3 == 0}
 
 
-def best_settings(device):
+def best_settings(args):
     """TRL's settings and its attention."""
     import importlib.util
 
     settings = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
     attention = "sdpa"
-    if device == "cuda":
+    if args.device == "cuda" and not args.torch_alone:
         if importlib.util.find_spec("flash_attn"):
             attention = "flash_attention_2"
         if importlib.util.find_spec("liger_kernel"):
@@ -95,7 +95,7 @@ def load_for_trl(args, best, attention):
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": torch.bfloat16 if best else torch.float32, "attn_implementation": attention}
-    if best and args.device == "cuda" and importlib.util.find_spec("kernels"):
+    if best and args.device == "cuda" and not args.torch_alone and importlib.util.find_spec("kernels"):
         try:
             return AutoModelForCausalLM.from_pretrained(args.model, use_kernels=True, **options), True
         except Exception as error:
@@ -112,7 +112,7 @@ def run_trl(args, rows, best):
     is_cuda = args.device == "cuda"
     if not is_cuda:
         torch.set_num_threads(args.threads)
-    settings, attention = best_settings(args.device) if best else ({}, "sdpa")
+    settings, attention = best_settings(args) if best else ({}, "sdpa")
     per_pass = min(args.batch, args.trl_rows_per_pass or args.batch)
     if args.batch % per_pass:
         sys.exit(f"--trl-rows-per-pass {per_pass} does not divide --batch {args.batch}")
@@ -211,8 +211,13 @@ def measure(args, system):
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false")
     if args.device == "cpu":
         environment["OMP_NUM_THREADS"] = str(args.threads)
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-    line = next(line for line in output.splitlines() if line.startswith("RESULT "))
+    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    if ended.returncode and system == "trl-best" and args.device == "cuda":
+        print("trl-best failed and is tried with PyTorch's own kernels", file=sys.stderr)
+        command.append("--torch-alone")
+        ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    ended.check_returncode()
+    line = next(line for line in ended.stdout.splitlines() if line.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT "))
 
 
@@ -267,6 +272,7 @@ def main():
     parser.add_argument("--spare", type=int, default=0, help="rows beyond those needed, for data with overlong prompts")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--json", type=pathlib.Path, help="file for all rounds with all digits")
+    parser.add_argument("--torch-alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     is_cuda = args.device == "cuda"
