@@ -4,7 +4,8 @@
 One call runs, one after the other and each as a process of its own:
   trl-defaults  TRL as it comes: fp32 weights, bf16 autocast, gradient checkpointing
   trl-best      bf16 weights, no checkpointing, precomputed reference log-probabilities, its fused
-                head; on a GPU the fastest attention that is installed, and Liger's kernels if they are
+                head; on a GPU the fastest attention that is installed, and the Hub's kernels, or
+                else Liger's, where they are; if training fails with them, it is PyTorch alone
   prospect-bf16 one worker, bf16 compute with fp32 master weights
   prospect      the same at its default: fp32 on a CPU, bf16 on a GPU
 on the same model, rows, global batch, number of steps and threads. It prints
@@ -51,7 +52,7 @@ ROW_TOKENS, PROMPT_SHARE, PROMPT_SPREAD, COMPLETION_SPREAD = 256, 0.6, 0.7, 0.8
 def read_rows(args):
     count = args.batch * (args.warm_up + args.steps) + args.spare
     if args.rows == "made-up":
-        return [made_up_row(random.Random(number), args.max_length) for number in range(count)]
+        return [made_up_row(number, args.max_length) for number in range(count)]
     opener = gzip.open if args.data.suffix == ".gz" else open
     with opener(args.data, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(count), file)]
@@ -60,23 +61,25 @@ def read_rows(args):
     return rows
 
 
-def made_up_row(numbers, max_length):
+def made_up_row(number, max_length):
+    numbers = random.Random(number)
+
     def words(mean, spread, most):
         length = round(numbers.lognormvariate(math.log(mean) - spread * spread / 2, spread))
         return " ".join(f"w{numbers.randrange(1000)}" for _ in range(min(max(length, 2), most)))
 
     prompt = words(ROW_TOKENS * PROMPT_SHARE, PROMPT_SPREAD, 3 * max_length // 4)
     completion = words(ROW_TOKENS * (1 - PROMPT_SHARE), COMPLETION_SPREAD, max_length)
-    return {"prompt": prompt, "completion": " " + completion, "label": numbers.random() < 1 / 3}
+    return {"prompt": prompt, "completion": " " + completion, "label": number % 3 == 0}
 
 
-def best_settings(device):
-    """TRL's settings and those of loading the model."""
+def best_settings(args):
+    """TRL's settings and its attention."""
     import importlib.util
 
     settings = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
     attention = "sdpa"
-    if device == "cuda":
+    if args.device == "cuda" and not args.torch_alone:
         if importlib.util.find_spec("flash_attn"):
             attention = "flash_attention_2"
         if importlib.util.find_spec("liger_kernel"):
@@ -84,16 +87,32 @@ def best_settings(device):
     return settings, attention
 
 
+def load_for_trl(args, best, attention):
+    """The model, and whether it has the Hub's kernels, which TRL recommends; they are fetched when it is loaded."""
+    import importlib.util
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options = {"dtype": torch.bfloat16 if best else torch.float32, "attn_implementation": attention}
+    if best and args.device == "cuda" and not args.torch_alone and importlib.util.find_spec("kernels"):
+        try:
+            return AutoModelForCausalLM.from_pretrained(args.model, use_kernels=True, **options), True
+        except Exception as error:
+            print(f"without the Hub's kernels: {error}", file=sys.stderr)
+    return AutoModelForCausalLM.from_pretrained(args.model, **options), False
+
+
 def run_trl(args, rows, best):
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import KTOConfig, KTOTrainer
 
     is_cuda = args.device == "cuda"
     if not is_cuda:
         torch.set_num_threads(args.threads)
-    settings, attention = best_settings(args.device) if best else ({}, "sdpa")
+    settings, attention = best_settings(args) if best else ({}, "sdpa")
     per_pass = min(args.batch, args.trl_rows_per_pass or args.batch)
     if args.batch % per_pass:
         sys.exit(f"--trl-rows-per-pass {per_pass} does not divide --batch {args.batch}")
@@ -105,14 +124,15 @@ def run_trl(args, rows, best):
                 torch.cuda.synchronize()
             moments.append((time.monotonic(), int(trainer._total_train_tokens)))
 
+    model, has_kernels = load_for_trl(args, best, attention)
+    if has_kernels:
+        settings.pop("use_liger_kernel", None)
+    kernels = "the Hub's kernels" if has_kernels else "Liger" if settings.get("use_liger_kernel") else "no other kernels"
     with tempfile.TemporaryDirectory() as output:
         config = KTOConfig(
             output_dir=output, max_steps=args.warm_up + args.steps, per_device_train_batch_size=per_pass,
             gradient_accumulation_steps=args.batch // per_pass, max_length=args.max_length, learning_rate=1e-6,
             logging_steps=1, save_strategy="no", report_to=[], use_cpu=not is_cuda, disable_tqdm=True, **settings,
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=torch.bfloat16 if best else torch.float32, attn_implementation=attention
         )
         start = time.monotonic()
         trainer = KTOTrainer(
@@ -133,7 +153,7 @@ def run_trl(args, rows, best):
         "seconds": end - start,
         "reference_seconds": share * prepared if best else 0.0,
         "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None,
-        "how": f"{per_pass} rows a pass, {attention}" + (", Liger" if settings.get("use_liger_kernel") else ""),
+        "how": f"{per_pass} rows a pass, {attention}, {kernels}",
     }
 
 
@@ -191,8 +211,13 @@ def measure(args, system):
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false")
     if args.device == "cpu":
         environment["OMP_NUM_THREADS"] = str(args.threads)
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-    line = next(line for line in output.splitlines() if line.startswith("RESULT "))
+    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    if ended.returncode and system == "trl-best" and args.device == "cuda":
+        print("trl-best failed and is tried with PyTorch's own kernels", file=sys.stderr)
+        command.append("--torch-alone")
+        ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    ended.check_returncode()
+    line = next(line for line in ended.stdout.splitlines() if line.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT "))
 
 
@@ -247,6 +272,7 @@ def main():
     parser.add_argument("--spare", type=int, default=0, help="rows beyond those needed, for data with overlong prompts")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--json", type=pathlib.Path, help="file for all rounds with all digits")
+    parser.add_argument("--torch-alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     is_cuda = args.device == "cuda"

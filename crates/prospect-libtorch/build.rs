@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 14] = [
     "store.cpp",
     "gloo.cpp",
     "group.cpp",
@@ -16,7 +16,9 @@ const SOURCES: [&str; 12] = [
     "storage.cpp",
     "transfer.cpp",
     "cuda.cpp",
+    "library.cpp",
     "event.cpp",
+    "fused/driver.cpp",
     "fused/functions.cpp",
     "fused/launch.cpp",
     "fused/ops.cpp",
@@ -42,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     write_kernels_source(&out)?;
     build_rows()?;
+    build_emulator()?;
+    // Only the tests link the emulator.
+    println!("cargo:rustc-link-search=native={}", out.display());
     let mut shim = build(&torch);
     // ATen's loops run on libtorch's own threads, which are OpenMP's.
     shim.include(&out)
@@ -101,6 +106,24 @@ fn build_rows() -> Result<(), cc::Error> {
         .cargo_metadata(false)
         .file("shim/fused/rows.cpp")
         .try_compile("prospect_rows")
+}
+
+/// The CUDA kernels on a CPU, an archive that only this crate's tests link.
+fn build_emulator() -> Result<(), cc::Error> {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .debug(false)
+        .opt_level(1)
+        .warnings(false)
+        // Packs are read through pointers to their elements, as CUDA allows it.
+        .flag("-fno-strict-aliasing")
+        // Shared memory has no initialisers.
+        .flag_if_supported("-fno-extern-tls-init")
+        .cargo_metadata(false)
+        .file("shim/fused/emulator.cpp")
+        .try_compile("prospect_emulator")
 }
 
 /// The CUDA kernels as a text for the compiler at run time.

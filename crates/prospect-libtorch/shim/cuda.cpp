@@ -2,6 +2,7 @@
 // that a process on CPUs pays neither its start time nor its memory.
 #include "prospect_shim.h"
 
+#include "library.hpp"
 #include "status.hpp"
 
 #include <ATen/Context.h>
@@ -9,28 +10,12 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <dlfcn.h>
-#include <link.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 namespace {
-
-int find_torch_cpu(dl_phdr_info* info, size_t, void* found) {
-  const std::string path = info->dlpi_name;
-  const auto slash = path.rfind('/');
-  if (slash == std::string::npos || path.compare(slash + 1, 16, "libtorch_cpu.so") != 0) {
-    return 0;
-  }
-  *static_cast<std::string*>(found) = path.substr(0, slash);
-  return 1;
-}
-
-std::string dl_failure() {
-  const char* text = dlerror();
-  return text == nullptr ? "unknown reason" : text;
-}
 
 c10::DeviceAllocator& cuda_allocator(int device_idx) {
   if (!at::hasCUDA()) {
@@ -45,17 +30,26 @@ c10::DeviceAllocator& cuda_allocator(int device_idx) {
 // CUDA_ERROR_NO_DEVICE of the driver's interface.
 constexpr int kNoDevice = 100;
 
-void* open_driver() {
-  return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-}
-
-template <class Function>
-Function* driver_function(void* driver, const char* name) {
-  auto* function = reinterpret_cast<Function*>(dlsym(driver, name));
-  if (function == nullptr) {
-    throw prospect::Unavailable("the NVIDIA driver's libcuda.so.1 is incomplete: " + dl_failure());
+// Calls a function of the driver's about one device, which is its last argument.
+template <class... Args>
+void ask_driver(const char* what, const char* name, int device_idx, Args... args) {
+  const auto* library = prospect::driver();
+  if (library == nullptr) {
+    throw prospect::Unavailable("there is no NVIDIA driver");
   }
-  return function;
+  int device = 0;
+  int status = library->call("cuInit", 0u);
+  if (status == 0) {
+    status = library->call("cuDeviceGet", &device, device_idx);
+  }
+  if (status == 0) {
+    status = library->call(name, args..., device);
+  }
+  if (status != 0) {
+    throw prospect::Unavailable(
+        std::string("the NVIDIA driver does not tell the device's ") + what + ": CUDA error " +
+        std::to_string(status));
+  }
 }
 
 } // namespace
@@ -63,13 +57,13 @@ Function* driver_function(void* driver, const char* name) {
 int prospect_cuda_driver_devices(int* out, char** message) {
   return prospect::guarded(message, [&] {
     *out = 0;
-    void* driver = open_driver();
-    if (driver == nullptr) {
+    const auto* library = prospect::driver();
+    if (library == nullptr) {
       return;
     }
-    int status = driver_function<int(unsigned)>(driver, "cuInit")(0);
+    int status = library->call("cuInit", 0u);
     if (status == 0) {
-      status = driver_function<int(int*)>(driver, "cuDeviceGetCount")(out);
+      status = library->call("cuDeviceGetCount", out);
     }
     if (status == 0) {
       return;
@@ -84,58 +78,31 @@ int prospect_cuda_driver_devices(int* out, char** message) {
 }
 
 int prospect_cuda_device_name(int device_idx, char* out, int size, char** message) {
-  return prospect::guarded(message, [&] {
-    void* driver = open_driver();
-    if (driver == nullptr) {
-      throw prospect::Unavailable("there is no NVIDIA driver");
-    }
-    int device = 0;
-    int status = driver_function<int(unsigned)>(driver, "cuInit")(0);
-    if (status == 0) {
-      status = driver_function<int(int*, int)>(driver, "cuDeviceGet")(&device, device_idx);
-    }
-    if (status == 0) {
-      status = driver_function<int(char*, int, int)>(driver, "cuDeviceGetName")(out, size, device);
-    }
-    if (status != 0) {
-      throw prospect::Unavailable(
-          "the NVIDIA driver does not name the device: CUDA error " + std::to_string(status));
-    }
-  });
+  return prospect::guarded(
+      message, [&] { ask_driver("name", "cuDeviceGetName", device_idx, out, size); });
 }
 
 int prospect_cuda_device_memory(int device_idx, size_t* out, char** message) {
-  return prospect::guarded(message, [&] {
-    void* driver = open_driver();
-    if (driver == nullptr) {
-      throw prospect::Unavailable("there is no NVIDIA driver");
-    }
-    int device = 0;
-    int status = driver_function<int(unsigned)>(driver, "cuInit")(0);
-    if (status == 0) {
-      status = driver_function<int(int*, int)>(driver, "cuDeviceGet")(&device, device_idx);
-    }
-    if (status == 0) {
-      // The name without the suffix is the interface from when sizes had 32 bits.
-      status = driver_function<int(size_t*, int)>(driver, "cuDeviceTotalMem_v2")(out, device);
-    }
-    if (status != 0) {
-      throw prospect::Unavailable(
-          "the NVIDIA driver does not tell the device's memory: CUDA error " +
-          std::to_string(status));
-    }
-  });
+  // The name without the suffix is the interface from when sizes had 32 bits.
+  return prospect::guarded(
+      message, [&] { ask_driver("memory", "cuDeviceTotalMem_v2", device_idx, out); });
+}
+
+int prospect_cuda_capability(int device_idx, int* out, char** message) {
+  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+  return prospect::guarded(
+      message, [&] { ask_driver("capability", "cuDeviceGetAttribute", device_idx, out, 75); });
 }
 
 int prospect_load_torch_cuda(char** message) {
   return prospect::guarded(message, [&] {
-    std::string folder;
-    if (dl_iterate_phdr(find_torch_cpu, &folder) == 0) {
+    const std::string folder = prospect::torch_folder();
+    if (folder.empty()) {
       throw prospect::Unavailable("libtorch_cpu.so is not among the loaded libraries");
     }
     const std::string path = folder + "/libtorch_cuda.so";
     if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-      throw prospect::Unavailable("libtorch_cuda cannot be loaded: " + dl_failure());
+      throw prospect::Unavailable("libtorch_cuda cannot be loaded: " + prospect::dl_failure());
     }
   });
 }
@@ -153,6 +120,15 @@ int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message) {
 int prospect_cuda_reset_peak(int device_idx, char** message) {
   return prospect::guarded(
       message, [&] { cuda_allocator(device_idx).resetPeakStats(device_idx); });
+}
+
+int prospect_cuda_set_device(int device_idx, char** message) {
+  return prospect::guarded(message, [&] {
+    // Refuses an index that no device has.
+    at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA)
+        .setDevice(at::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device_idx)));
+  });
 }
 
 int prospect_cuda_synchronize(int device_idx, char** message) {
@@ -180,14 +156,14 @@ int prospect_load_image(
     }
     const std::string path = "/proc/self/fd/" + std::to_string(file);
     void* image = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    const std::string reason = image == nullptr ? dl_failure() : "";
+    const std::string reason = image == nullptr ? prospect::dl_failure() : "";
     close(file);
     if (image == nullptr) {
       throw prospect::Unavailable("the CUDA half cannot be loaded: " + reason);
     }
     *out = dlsym(image, symbol);
     if (*out == nullptr) {
-      throw prospect::Unavailable("the CUDA half is incomplete: " + dl_failure());
+      throw prospect::Unavailable("the CUDA half is incomplete: " + prospect::dl_failure());
     }
   });
 }

@@ -7,16 +7,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
-#include <cstdlib>
-
 namespace {
-
-// c10d keeps a record of all collectives that nobody here reads, in a map that groups of several
-// threads write to without a lock (FlightRecorderDetail.hpp, all_pg_status_). It reads its size
-// once, when the first group is made; whoever sets the variable gets the record.
-__attribute__((constructor)) void leave_collectives_unrecorded() {
-  setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
-}
 
 // Reaches the protected connections of a process group without adding to it.
 struct Connections : public c10d::ProcessGroupGloo {

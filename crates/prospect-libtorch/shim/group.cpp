@@ -6,7 +6,36 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <cstdlib>
+
 namespace {
+
+struct Setting {
+  const char* name;
+  const char* value;
+};
+
+// What c10d reads from the environment and a worker wants otherwise than by default.
+constexpr Setting kSettings[] = {
+    // c10d keeps a record of all collectives that nobody here reads, in a map that groups of
+    // several threads write to without a lock (FlightRecorderDetail.hpp, all_pg_status_). It reads
+    // the size once, when the first group is made.
+    {"TORCH_FR_BUFFER_SIZE", "0"},
+    // After a collective has failed, NCCL's watchdog has every process write that record, waits a
+    // minute for it and only then gives the communicators up, and the monitor of the process's
+    // first group sleeps 8 minutes and ends the process. A worker has to be free for its next
+    // generation at once.
+    {"TORCH_NCCL_DUMP_ON_TIMEOUT", "0"},
+    {"TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0"},
+    {"TORCH_NCCL_ENABLE_MONITORING", "0"},
+};
+
+// Before there is any other thread; whoever has set a variable gets what it says.
+__attribute__((constructor)) void set_environment() {
+  for (const auto& setting : kSettings) {
+    setenv(setting.name, setting.value, /*overwrite=*/0);
+  }
+}
 
 // Gloo compares shapes where only the number of elements matters.
 at::Tensor flat(const at::Tensor& tensor) {

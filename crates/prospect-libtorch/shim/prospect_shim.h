@@ -12,6 +12,9 @@
 namespace at {
 class Tensor;
 }
+namespace prospect::fused {
+struct Grid;
+}
 
 struct prospect_store;
 struct prospect_group;
@@ -202,6 +205,10 @@ int prospect_fused_head_gradient(
     char** message);
 // Compiles the CUDA kernels for an architecture such as `sm_90`; needs no device.
 int prospect_fused_compile(const char* architecture, size_t* num_bytes, char** message);
+// Has this thread's kernels for tensors in main memory run by `emulator` (fused/kernels.hpp), or
+// again by nothing when null. For tests.
+void prospect_fused_emulate(
+    const char* (*emulator)(int kernel, const prospect::fused::Grid* grid, void** arguments));
 // PROSPECT_UNAVAILABLE with the reason where the kernels do not run on this device.
 int prospect_fused_ready(int device_idx, char** message);
 
@@ -212,10 +219,14 @@ int prospect_cuda_driver_devices(int* out, char** message);
 int prospect_cuda_device_name(int device_idx, char* out, int size, char** message);
 // Bytes of memory of a device as the driver has it.
 int prospect_cuda_device_memory(int device_idx, size_t* out, char** message);
+// The major part of a device's compute capability.
+int prospect_cuda_capability(int device_idx, int* out, char** message);
 // Brings libtorch_cuda into the process from the folder that libtorch_cpu came from.
 int prospect_load_torch_cuda(char** message);
 int prospect_cuda_memory(int device_idx, prospect_memory* out, char** message);
 int prospect_cuda_reset_peak(int device_idx, char** message);
+// Makes a device the calling thread's current one.
+int prospect_cuda_set_device(int device_idx, char** message);
 // Waits for all that was started on the device.
 int prospect_cuda_synchronize(int device_idx, char** message);
 

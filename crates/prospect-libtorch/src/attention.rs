@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::checks::{Argument, Spec, refuse};
 use crate::error::Result;
-use crate::{ffi, upload};
+use crate::{cuda, ffi, upload};
 
 /// Where sequences lie that lie end to end.
 #[derive(Debug)]
@@ -188,7 +188,9 @@ fn check_keys(
 
 /// Whether the flash kernel takes these queries.
 fn has_flash(query: &Spec, width: i64) -> bool {
-    matches!(query.device, Device::Cuda(_))
+    /// Major compute capability of Ampere, the first that the kernel is made for.
+    const AMPERE: i32 = 8;
+    matches!(query.device, Device::Cuda(idx) if cuda::capability(idx) >= AMPERE)
         && matches!(query.kind, Kind::Half | Kind::BFloat16)
         && width % 8 == 0
         && width <= 256

@@ -5,6 +5,9 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
+use tch::Device;
+
+use crate::checks::refuse;
 use crate::error::{LibtorchError, Result};
 use crate::ffi;
 
@@ -54,6 +57,31 @@ pub fn cuda_device_name(device_idx: usize) -> Result<String> {
     Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
 }
 
+/// Makes `device` the calling thread's current one, before its first call that may touch CUDA. Calls
+/// that end on the current device, as most of libtorch's guards do, would otherwise take some hundred
+/// megabytes of the first GPU for every rank of a machine. Does nothing for the CPU.
+///
+/// # Errors
+/// [`LibtorchError::BackendUnavailable`] where this process can use no CUDA device, libtorch's where
+/// this one is not there.
+pub fn use_device(device: Device) -> Result<()> {
+    let Device::Cuda(device_idx) = device else {
+        return Ok(());
+    };
+    if !ensure_cuda_loaded() {
+        let reason = "this process can use no CUDA device".to_owned();
+        return Err(LibtorchError::BackendUnavailable { backend: "cuda", reason });
+    }
+    let Ok(device_idx) = i8::try_from(device_idx) else {
+        let reason = format!("no CUDA device has the index {device_idx}");
+        return refuse("use_device", "device", reason);
+    };
+    // SAFETY: the function takes any index and refuses those without a device.
+    ffi::call("use_device", |message| unsafe {
+        ffi::prospect_cuda_set_device(c_int::from(device_idx), message)
+    })
+}
+
 /// Waits until a CUDA device has done all that it was given.
 ///
 /// # Errors
@@ -64,6 +92,22 @@ pub fn cuda_synchronize(device_idx: usize) -> Result<()> {
     ffi::call("cuda_synchronize", |message| unsafe {
         ffi::prospect_cuda_synchronize(device, message)
     })
+}
+
+/// The major part of a device's compute capability, such as 9 for Hopper; 0 where it is not known.
+pub(crate) fn capability(device_idx: usize) -> i32 {
+    static OF_DEVICES: OnceLock<Vec<i32>> = OnceLock::new();
+    let ask = |device_idx| {
+        let (device, mut major) = (c_int::try_from(device_idx).unwrap_or(c_int::MAX), 0);
+        let asked = ffi::call("capability", |message| {
+            // SAFETY: the driver writes one number, which outlives the call.
+            unsafe { ffi::prospect_cuda_capability(device, &mut major, message) }
+        });
+        asked.map_or(0, |()| major)
+    };
+    let of_devices =
+        OF_DEVICES.get_or_init(|| (0..cuda_device_count().unwrap_or(0)).map(ask).collect());
+    of_devices.get(device_idx).copied().unwrap_or(0)
 }
 
 /// Bytes of memory of the CUDA device `device_idx`, used or not.

@@ -68,6 +68,24 @@ pub(crate) type NcclNew = unsafe extern "C" fn(
     Message,
 ) -> c_int;
 
+/// Runs a CUDA kernel on tensors in main memory; returns the reason where it cannot.
+#[cfg(test)]
+pub(crate) type Emulator = unsafe extern "C" fn(
+    kernel: c_int,
+    grid: *const c_void,
+    arguments: *mut *mut c_void,
+) -> *const c_char;
+
+#[cfg(test)]
+#[link(name = "prospect_emulator", kind = "static")]
+unsafe extern "C" {
+    pub(crate) fn prospect_emulate_kernel(
+        kernel: c_int,
+        grid: *const c_void,
+        arguments: *mut *mut c_void,
+    ) -> *const c_char;
+}
+
 #[rustfmt::skip]
 unsafe extern "C" {
     fn prospect_message_free(message: *mut c_char);
@@ -107,11 +125,15 @@ unsafe extern "C" {
     pub(crate) fn prospect_fused_head_visit(logits: TensorPtr, targets: TensorPtr, first_token: i64, maximum: TensorPtr, sum: TensorPtr, chosen: TensorPtr, message: Message) -> c_int;
     pub(crate) fn prospect_fused_head_gradient(logits: TensorPtr, normalizers: TensorPtr, coefficients: TensorPtr, targets: TensorPtr, first_token: i64, like: TensorPtr, out: *mut *mut C_tensor, message: Message) -> c_int;
     pub(crate) fn prospect_fused_compile(architecture: *const c_char, num_bytes: *mut usize, message: Message) -> c_int;
+    #[cfg(test)]
+    pub(crate) fn prospect_fused_emulate(emulator: Option<Emulator>);
     pub(crate) fn prospect_fused_ready(device_idx: c_int, message: Message) -> c_int;
 
     pub(crate) fn prospect_cuda_driver_devices(out: *mut c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_device_name(device_idx: c_int, out: *mut c_char, size: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_device_memory(device_idx: c_int, out: *mut usize, message: Message) -> c_int;
+    pub(crate) fn prospect_cuda_capability(device_idx: c_int, out: *mut c_int, message: Message) -> c_int;
+    pub(crate) fn prospect_cuda_set_device(device_idx: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_cuda_synchronize(device_idx: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_load_torch_cuda(message: Message) -> c_int;
     pub(crate) fn prospect_cuda_memory(device_idx: c_int, out: *mut Memory, message: Message) -> c_int;

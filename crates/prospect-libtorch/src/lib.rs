@@ -25,7 +25,7 @@ pub use attention::{Offsets, VarlenAttention, varlen_attention};
 pub use autograd::{KeepGraph, vjp};
 pub use cuda::{
     cuda_device_count, cuda_device_memory_bytes, cuda_device_name, cuda_synchronize,
-    ensure_cuda_loaded, set_threads,
+    ensure_cuda_loaded, set_threads, use_device,
 };
 pub use error::{LibtorchError, Result};
 pub use event::CudaEvent;

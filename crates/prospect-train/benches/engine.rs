@@ -10,7 +10,8 @@
 //! `--dtypes`, `--modes` and `--recompute` take lists; every combination is measured. Rows are made
 //! up; their lengths are spread as those of dialogue data are, about `--tokens` a row. The steps
 //! are those of a run: the first epoch's, which compute the reference, and later ones, which know
-//! its values.
+//! its values and hold no reference. Paths are relative to where the command is given, although
+//! cargo starts a benchmark in its package's folder.
 
 #[path = "engine/exchange.rs"]
 mod exchange;
@@ -26,10 +27,11 @@ mod steps;
 mod table;
 
 use std::error::Error;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use request::Request;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Whatever keeps the benchmark from going on.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -38,7 +40,11 @@ fn main() -> Result<()> {
     let request = Request::from_arguments(std::env::args().skip(1))?;
     match request.part.as_deref() {
         Some("rates") => println!("{}", rates::measure(&request)?),
-        Some("steps") => println!("{}", steps::measure(&request)?),
+        Some("computed") => println!("{}", steps::measure(&request, None)?),
+        Some("known") => {
+            let values = serde_json::from_reader(std::io::stdin())?;
+            println!("{}", steps::measure(&request, Some(values))?);
+        }
         Some(other) => return Err(format!("--part {other:?} is unknown").into()),
         None => measure_all(&request)?,
     }
@@ -51,30 +57,43 @@ fn measure_all(request: &Request) -> Result<()> {
     for dtype in &request.dtypes {
         let one = Request { dtypes: vec![*dtype], ..request.clone() };
         eprintln!("matrix rates in {dtype:?}");
-        rates.push(in_process(&one, "rates")?);
+        rates.push(in_process(&one, "rates", &Value::Null)?);
         for mode in &request.modes {
             for recompute in &request.recompute {
                 let (modes, recompute) = (vec![*mode], vec![*recompute]);
                 eprintln!("{dtype:?}, {mode:?}, recompute {recompute:?}");
-                steps.push(in_process(&Request { modes, recompute, ..one.clone() }, "steps")?);
+                let one = Request { modes, recompute, ..one.clone() };
+                let mut first = in_process(&one, "computed", &Value::Null)?;
+                let later = in_process(&one, "known", &first["reference_values"].take())?;
+                steps.push(json!({
+                    "settings": first["settings"],
+                    "first_epoch": first["means"],
+                    "later_epochs": later["means"],
+                }));
             }
         }
     }
     table::print(&rates, &steps);
     if let Some(path) = &request.json {
-        let all = serde_json::json!({"rates": rates, "steps": steps});
+        let all = json!({"rates": rates, "steps": steps});
         std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }
     Ok(())
 }
 
-/// Runs a part with these settings in a process of its own; what it prints last.
-fn in_process(request: &Request, part: &str) -> Result<Value> {
-    let output = Command::new(std::env::current_exe()?)
+/// Runs a part with these settings in a process of its own, which may read `input`; what it prints
+/// last.
+fn in_process(request: &Request, part: &str, input: &Value) -> Result<Value> {
+    let mut child = Command::new(std::env::current_exe()?)
         .args(request.arguments())
         .args(["--part", part])
-        .stderr(Stdio::inherit())
-        .output()?;
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let (Some(mut stdin), false) = (child.stdin.take(), input.is_null()) {
+        stdin.write_all(input.to_string().as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
     if !output.status.success() {
         return Err(format!("the part {part} ended with {}; see above", output.status).into());
     }

@@ -2,7 +2,7 @@
 
 pub(crate) use prospect_train::libtorch::{
     AbortHandle, Backend, LibtorchError, ProcessGroup, TcpStore, cuda_device_count,
-    cuda_device_memory_bytes, cuda_device_name, set_threads,
+    cuda_device_memory_bytes, cuda_device_name, set_threads, use_device,
 };
 pub(crate) use prospect_train::libtorch_kind;
 pub(crate) use prospect_train::model::generate::{GenerateOptions, generate as generate_tokens};

@@ -2,7 +2,7 @@
 #include "../prospect_shim.h"
 
 #include "../status.hpp"
-#include "launch.hpp"
+#include "driver.hpp"
 #include "ops.hpp"
 
 #include <ATen/Functions.h>
@@ -277,6 +277,10 @@ int prospect_fused_head_gradient(
 int prospect_fused_compile(const char* architecture, size_t* num_bytes, char** message) {
   return prospect::guarded(
       message, [&] { *num_bytes = fused::compile_kernels(architecture).size(); });
+}
+
+void prospect_fused_emulate(fused::Emulator emulator) {
+  fused::emulate(emulator);
 }
 
 int prospect_fused_ready(int device_idx, char** message) {

@@ -1,21 +1,9 @@
-// The CUDA kernels, compiled on first use by NVRTC for the device that is there and launched
-// through the driver on the current stream. All tensors are contiguous, of fp32 or bf16.
+// The kernels' grids and arguments. All tensors are contiguous, of fp32 or bf16.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <string>
-
 namespace prospect::fused {
-
-// The machine code of all kernels for an architecture such as `sm_90`; throws Unavailable.
-std::string compile_kernels(const std::string& architecture);
-
-// Whether the kernels run on this device; compiles them the first time.
-bool has_kernels(int device_idx);
-
-// Why they do not; empty when they do.
-std::string kernels_failure(int device_idx);
 
 // Whether a block's partial sums of this many columns fit into its shared memory.
 bool norm_backward_fits(int64_t width);

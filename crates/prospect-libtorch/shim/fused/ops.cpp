@@ -1,5 +1,6 @@
 #include "ops.hpp"
 
+#include "driver.hpp"
 #include "launch.hpp"
 #include "rows.hpp"
 
@@ -24,7 +25,7 @@ Way way(const Tensor& x) {
     return Way::kAten;
   }
   if (x.is_cpu()) {
-    return Way::kRows;
+    return is_emulated() ? Way::kKernels : Way::kRows;
   }
   return x.is_cuda() && has_kernels(x.device().index()) ? Way::kKernels : Way::kAten;
 }

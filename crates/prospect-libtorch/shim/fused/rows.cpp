@@ -48,12 +48,13 @@ PROSPECT_INLINE float rounded(Bf16, float x) {
 
 // e^x to 2 units in the last place, without branches: x = n ln 2 + r, then a polynomial in r
 // (Cephes' expf). What is outside of the normal numbers becomes the nearest one of them; a NaN
-// stays one.
+// stays one, by way of r, and n is 0 then, since it has no integer.
 PROSPECT_INLINE float exponential(float x) {
   const float below = x > 88.3f ? 88.3f : x;
   const float bounded = below < -87.3f ? -87.3f : below;
   // The shift makes it positive, so that cutting off rounds to the nearest.
-  const int32_t n = static_cast<int32_t>(bounded * 1.44269504088896341f + 128.5f) - 128;
+  const float shifted = bounded * 1.44269504088896341f + 128.5f;
+  const int32_t n = static_cast<int32_t>(shifted == shifted ? shifted : 128.0f) - 128;
   const float power = static_cast<float>(n);
   const float r = bounded - power * 0.693359375f + power * 2.12194440e-4f;
   float y = 1.9875691500e-4f;

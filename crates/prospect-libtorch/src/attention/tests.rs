@@ -79,12 +79,17 @@ fn check(
     }
 }
 
+/// CUDA's kernels for fp32 multiply in three passes of narrower numbers.
+fn float_tolerance(device: Device) -> f64 {
+    if device == Device::Cpu { 2e-6 } else { 1e-5 }
+}
+
 #[test]
 fn equals_softmax_attention_of_each_sequence() {
     for device in devices() {
         for keys in [LENGTHS, LONGER] {
             for heads in [(4, 4), (6, 2), (3, 1)] {
-                check(heads, &keys, (Kind::Float, device), 2e-6);
+                check(heads, &keys, (Kind::Float, device), float_tolerance(device));
                 check(heads, &keys, (Kind::BFloat16, device), 3e-2);
             }
         }
@@ -112,7 +117,7 @@ fn the_last_tokens_alone_get_what_they_get_in_the_whole_sequence() {
         for count in [1, 4, 8] {
             let last = |x: &Tensor| x.f_narrow(0, 9 - count, count).unwrap();
             let found = attend((&last(&q), &k, &v), &[count], &[9]).unwrap();
-            assert_close(&found, &last(&whole), 1e-6);
+            assert_close(&found, &last(&whole), float_tolerance(device) / 2.0);
         }
     }
 }

@@ -38,11 +38,25 @@ fn a_device_has_a_name_and_memory_exactly_if_it_is_there() {
     for device_idx in 0..count {
         assert_ne!(cuda_device_name(device_idx).unwrap(), "");
         assert!(cuda_device_memory_bytes(device_idx).unwrap() > 1 << 30);
+        assert!((3..100).contains(&capability(device_idx)));
     }
+    assert_eq!(capability(usize::MAX), 0);
     let absent = [cuda_device_name(usize::MAX).err(), cuda_device_memory_bytes(usize::MAX).err()];
     for error in absent {
         assert!(matches!(error, Some(LibtorchError::BackendUnavailable { .. })), "{error:?}");
     }
+}
+
+#[test]
+fn a_thread_uses_the_device_that_it_is_told_to() {
+    use_device(Device::Cpu).unwrap();
+    let count = cuda_device_count().unwrap_or(0);
+    for device_idx in 0..count {
+        use_device(Device::Cuda(device_idx)).unwrap();
+    }
+    let error = use_device(Device::Cuda(count)).unwrap_err();
+    let missing = matches!(error, LibtorchError::BackendUnavailable { .. });
+    assert_eq!(missing, count == 0, "{error}");
 }
 
 #[test]

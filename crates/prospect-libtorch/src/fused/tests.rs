@@ -1,5 +1,7 @@
 //! Values and gradients against plain ATen in float64, on the same numbers.
 
+use std::ffi::{c_char, c_int, c_void};
+
 use tch::{Device, Kind};
 
 use super::*;
@@ -7,6 +9,7 @@ use crate::testing::{assert_close, devices, numbers, values};
 use crate::{KeepGraph, LibtorchError, vjp};
 
 const EPS: f64 = 1e-5;
+const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 /// Inputs of a function, its results, and the results' gradients times fixed numbers.
 type Run<'a> = dyn Fn(&[Tensor]) -> Vec<Tensor> + 'a;
@@ -37,10 +40,36 @@ fn run(function: &Run<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
         .collect()
 }
 
+/// Runs CUDA's kernels on the CPU, for this thread's tensors in main memory.
+struct Emulated;
+
+impl Emulated {
+    fn by(emulator: ffi::Emulator) -> Self {
+        // SAFETY: the function is an emulator's, and stays in the process.
+        unsafe { ffi::prospect_fused_emulate(Some(emulator)) };
+        Self
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        // SAFETY: without an emulator the CPU's own loops run again.
+        unsafe { ffi::prospect_fused_emulate(None) };
+    }
+}
+
+/// Runs `body` on the CPU, on a CUDA device where there is one, and on the CPU once more with the
+/// text of CUDA's kernels.
+fn on_each_device(body: impl Fn(Device)) {
+    devices().into_iter().for_each(&body);
+    let _emulated = Emulated::by(ffi::prospect_emulate_kernel);
+    body(Device::Cpu);
+}
+
 /// A fused function against plain ATen in float64, for inputs of these shapes. In bf16, where
 /// gradients cancel, it may be no worse than plain ATen in bf16 is.
 fn check(shapes: &[&[i64]], fused: &Run<'_>, plain: &Run<'_>) {
-    for device in devices() {
+    on_each_device(|device| {
         for (kind, tolerance) in
             [(Kind::Float, 5e-6), (Kind::Double, 1e-12), (Kind::BFloat16, 0.01)]
         {
@@ -62,7 +91,7 @@ fn check(shapes: &[&[i64]], fused: &Run<'_>, plain: &Run<'_>) {
                 assert_close(found, expected, tolerance * scale + 1.5 * of_plain);
             }
         }
-    }
+    });
 }
 
 /// The largest difference of two elements.
@@ -95,8 +124,9 @@ fn linear<'a>(weight: &'a Tensor, bias: Option<&'a Tensor>) -> Linear<'a> {
 
 #[test]
 fn the_norm_equals_aten() {
-    // Widths that fill vectors and widths that do not; more rows than one partial sum has.
-    for shape in [[150, 48], [3, 5], [1, 100]] {
+    // Widths that fill vectors and widths that do not; more rows than one partial sum has; blocks of
+    // several warps that do more than one row.
+    for shape in [[150, 48], [3, 5], [1, 100], [513, 520]] {
         check(&[&shape, &shape[1..]], &|x| vec![rms_norm(&x[0], norm(&x[1])).unwrap()], &|x| {
             vec![plain_norm(&x[0], &x[1])]
         });
@@ -208,32 +238,64 @@ fn swiglu_equals_aten() {
 
 #[test]
 fn silu_is_exact_far_from_zero_and_keeps_what_is_not_a_number() {
-    devices();
+    // More than vector units take at once.
+    const REPEATED: usize = 8;
     let x = [-200.0_f32, -88.0, -30.0, -1e-6, 0.0, 1e-6, 30.0, 88.0, 200.0, f32::NAN];
-    let gate = Tensor::f_from_slice(&x).unwrap().f_view([1, 10]).unwrap();
-    let ones = gate.f_ones_like().unwrap();
-    let eye = Tensor::f_eye(10, (Kind::Float, Device::Cpu)).unwrap();
-    let zero = gate.f_zeros_like().unwrap();
-    // A row that meets a NaN is NaN throughout, so each number stands in a row of its own.
-    let column = |x: &Tensor| x.f_view([10, 1]).unwrap();
-    let one = eye.f_narrow(0, 0, 1).unwrap().f_narrow(1, 0, 1).unwrap();
-    let found = swiglu_linear(
-        [&column(&gate), &column(&ones)],
-        linear(&one, None),
-        &column(&zero),
-        Intermediates::Saved,
-    )
-    .unwrap();
-    for (x, found) in x.iter().zip(values(&found)) {
-        let exact = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
-        let equal = (found - exact).abs() <= 1e-6 * exact.abs() + 1e-30;
-        assert!(equal || (exact.is_nan() && found.is_nan()), "silu({x}) is {exact}, not {found}");
-    }
+    let x = x.repeat(REPEATED);
+    on_each_device(|device| {
+        // A row that meets a NaN is NaN throughout, so each number stands in a row of its own.
+        let gate = Tensor::f_from_slice(&x).unwrap().f_view([-1, 1]).unwrap();
+        let gate = gate.f_to_device(device).unwrap();
+        let (ones, zeros) = (gate.f_ones_like().unwrap(), gate.f_zeros_like().unwrap());
+        let one = Tensor::f_ones([1, 1], (Kind::Float, device)).unwrap();
+        let down = linear(&one, None);
+        let found = swiglu_linear([&gate, &ones], down, &zeros, Intermediates::Saved).unwrap();
+        for (x, found) in x.iter().zip(values(&found)) {
+            let exact = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            let equal = (found - exact).abs() <= 1e-6 * exact.abs() + 1e-30;
+            let both_are_none = exact.is_nan() && found.is_nan();
+            assert!(equal || both_are_none, "silu({x}) is {exact}, not {found}");
+        }
+    });
+}
+
+#[test]
+fn a_row_of_logits_with_a_nan_has_no_sum() {
+    on_each_device(|device| {
+        let row = |value: f64| Tensor::f_full([1], value, (Kind::Float, device)).unwrap();
+        let logits: Vec<f32> = (0..300).map(|idx| if idx == 77 { f32::NAN } else { 1.0 }).collect();
+        let logits = Tensor::f_from_slice(&logits).unwrap().f_view([1, 300]).unwrap();
+        let logits = logits.f_to_device(device).unwrap();
+        let targets = Tensor::f_zeros([1], (Kind::Int64, device)).unwrap();
+        let (maximum, sum, chosen) = (row(f64::NEG_INFINITY), row(0.0), row(0.0));
+        let tile = HeadTile { logits: &logits, targets: &targets, first_token: 0 };
+        head_tile_visit(tile, &maximum, &sum, &chosen).unwrap();
+        assert!(values(&sum)[0].is_nan(), "{:?}", values(&sum));
+    });
+}
+
+unsafe extern "C" fn refuse_to_run(
+    _kernel: c_int,
+    _grid: *const c_void,
+    _arguments: *mut *mut c_void,
+) -> *const c_char {
+    c"it refuses".as_ptr()
+}
+
+#[test]
+fn where_kernels_are_emulated_it_is_they_that_run() {
+    devices();
+    let (x, weight) = (numbers(&[3, 8], 1, CPU), numbers(&[8], 2, CPU));
+    let emulated = Emulated::by(refuse_to_run);
+    let error = rms_norm(&x, norm(&weight)).unwrap_err().to_string();
+    assert!(error.contains("kernels run in main memory: it refuses"), "{error}");
+    drop(emulated);
+    assert!(rms_norm(&x, norm(&weight)).is_ok());
 }
 
 #[test]
 fn computing_again_changes_no_bit() {
-    for device in devices() {
+    on_each_device(|device| {
         for kind in [Kind::Float, Kind::BFloat16] {
             let inputs: Vec<Tensor> = (PROJECTED[..4].iter().copied())
                 .chain([&[16_i64, 24] as &[i64], &[24, 16]])
@@ -253,14 +315,14 @@ fn computing_again_changes_no_bit() {
             };
             assert_eq!(results(Intermediates::Saved), results(Intermediates::ComputedAgain));
         }
-    }
+    });
 }
 
 #[test]
 fn tiles_of_a_head_equal_log_softmax() {
     const ROWS: i64 = 9;
     const VOCABULARY: i64 = 100;
-    for device in devices() {
+    on_each_device(|device| {
         let all =
             numbers(&[ROWS, VOCABULARY], 1, (Kind::Float, device)).f_mul_scalar(40.0).unwrap();
         let ids: Vec<i64> = (0..ROWS).map(|row| row * 12 % VOCABULARY).collect();
@@ -304,7 +366,7 @@ fn tiles_of_a_head_equal_log_softmax() {
                 assert_close(&found, &expected, tolerance);
             }
         }
-    }
+    });
 }
 
 /// Without NVRTC, as in a build for CPUs alone, there is nothing to compile with; the error says so.

@@ -98,6 +98,65 @@ fn nccl_works_with_a_gpu_and_is_unavailable_without() {
     }
 }
 
+/// What c10d would do by default holds a worker up for minutes.
+#[test]
+fn c10d_gives_up_at_once_unless_it_is_told_otherwise() {
+    const NAME: &str = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC";
+    const EXPECTED: &str = "PROSPECT_TEST_EXPECTED_WAIT";
+    const TEST: &str = "process_group::tests::c10d_gives_up_at_once_unless_it_is_told_otherwise";
+    let expected = std::env::var(EXPECTED);
+    assert_eq!(std::env::var(NAME).as_deref(), Ok(expected.as_deref().unwrap_or("0")));
+    if expected.is_ok() {
+        return;
+    }
+    for name in
+        ["TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_DUMP_ON_TIMEOUT", "TORCH_NCCL_ENABLE_MONITORING"]
+    {
+        assert_eq!(std::env::var(name).as_deref(), Ok("0"), "{name}");
+    }
+    let mut told = std::process::Command::new(std::env::current_exe().unwrap());
+    told.args(["--exact", TEST]).env(NAME, "1500").env(EXPECTED, "1500");
+    let told = told.output().unwrap();
+    let output = String::from_utf8_lossy(&told.stdout);
+    assert!(told.status.success() && output.contains("1 passed"), "{output}");
+}
+
+/// The collective waits behind a long row of products, for longer than it may take. The group is
+/// given up while it does; c10d's own defaults would hold that up for a minute.
+#[test]
+fn a_collective_over_nccl_that_runs_out_of_time_is_told_and_given_up() {
+    let devices = devices();
+    let Some(&device) = devices.get(1) else {
+        return;
+    };
+    let store = TcpStore::host("127.0.0.1", 0, LONG).unwrap();
+    let (backend, short) = (Backend::Nccl { device: 0 }, Duration::from_secs(1));
+    let group = ProcessGroup::new(backend, &store, "test", 0, 1, short).unwrap();
+    group.barrier().unwrap().wait().unwrap();
+    group.settle().unwrap();
+    // Each product has to wait for the one before it; about 5 s on an H100.
+    let ones = Tensor::f_ones([8192, 8192], (Kind::Float, device)).unwrap();
+    let mut product = ones.f_zeros_like().unwrap();
+    for _ in 0..250 {
+        product = product.f_addmm(&ones, &ones).unwrap();
+    }
+    let mut sum = product.f_sum(Kind::Float).unwrap();
+    let work = group.all_reduce_sum(&mut sum).unwrap();
+    let failed = (0..200).find_map(|_| {
+        thread::sleep(Duration::from_millis(50));
+        group.check_health().err()
+    });
+    assert!(matches!(failed, Some(LibtorchError::Timeout { .. })), "{failed:?}");
+    let (gone, wait_for_gone) = mpsc::channel();
+    let dropping = thread::spawn(move || {
+        drop((work, group));
+        gone.send(()).unwrap();
+    });
+    wait_for_gone.recv_timeout(Duration::from_secs(40)).expect("c10d still waits");
+    dropping.join().unwrap();
+    crate::cuda_synchronize(0).unwrap();
+}
+
 #[test]
 fn collectives_overlap_and_are_waited_for_in_any_order() {
     devices();

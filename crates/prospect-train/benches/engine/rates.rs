@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use prospect_core::Dtype;
-use prospect_train::libtorch::set_threads;
+use prospect_shape::dense_bf16_peak;
+use prospect_train::libtorch::{cuda_device_name, set_threads};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -32,8 +33,13 @@ pub fn measure(request: &Request) -> Result<Value> {
     let tokens = request.microbatch_tokens as i64;
     let side = if request.device == Device::Cpu { 2048 } else { 8192 };
     let rate = |rows, inner, columns| rate(request.device, kind, [rows, inner, columns]);
+    let data_sheet = match (request.device, kind) {
+        (Device::Cuda(idx), Kind::BFloat16) => dense_bf16_peak(&cuda_device_name(idx)?),
+        _ => None,
+    };
     Ok(json!({
         "dtype": word(&dtype),
+        "data_sheet": data_sheet,
         "square": rate(side, side, side)?,
         "square_side": side,
         "attention_projection": rate(tokens, hidden, hidden)?,

@@ -71,13 +71,14 @@ impl Request {
             json: None,
             part: None,
         };
+        let base = base_directory();
         let mut backend = None;
         // Cargo adds the first.
         let mut arguments = arguments.filter(|argument| argument != "--bench");
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{name} lacks a value"))?;
             match name.as_str() {
-                "--model" => request.model = value.into(),
+                "--model" => request.model = base.join(value),
                 "--device" => request.device = device(&value)?,
                 "--dtypes" => request.dtypes = words(&value)?,
                 "--modes" => request.modes = words(&value)?,
@@ -91,7 +92,7 @@ impl Request {
                 "--microbatch-tokens" => request.microbatch_tokens = value.parse()?,
                 "--steps" => request.steps = value.parse()?,
                 "--threads" => request.threads = value.parse()?,
-                "--json" => request.json = Some(value.into()),
+                "--json" => request.json = Some(base.join(value)),
                 "--part" => request.part = Some(value),
                 _ => return Err(format!("{name:?} is unknown; see the head of engine.rs").into()),
             }
@@ -129,6 +130,16 @@ impl Request {
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect()
+    }
+}
+
+/// What relative paths are relative to. Cargo starts a benchmark in its package's folder, which it
+/// names in the environment; `PWD` then still says where the command was given.
+fn base_directory() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    match (variable("CARGO_MANIFEST_DIR"), variable("PWD"), std::env::current_dir().ok()) {
+        (Some(package), Some(shell), here) if here.as_ref() == Some(&package) => shell,
+        (_, _, here) => here.unwrap_or_default(),
     }
 }
 

@@ -22,26 +22,28 @@ const WARM_UP: u64 = 1;
 /// How long ranks wait for each other.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// One rank's steps of one kind.
+/// One rank's steps.
 struct Series {
     seconds: Vec<f64>,
     reports: Vec<StepReport>,
 }
 
-/// Steps that compute the reference and steps that know its values.
+/// Steps that compute the reference or, given its values, know them and hold none. Returns the
+/// settings, means over the steps and what was computed of the reference.
 ///
 /// # Errors
 /// A model that cannot be loaded, or a step that fails.
-pub fn measure(request: &Request) -> Result<Value> {
+pub fn measure(request: &Request, known: Option<Vec<ReferenceValue>>) -> Result<Value> {
     let config = config(request)?;
     let vocab_size = number(&read_config(&request.model)?, "vocab_size")? as u32;
     let batch = Batch::new(request, vocab_size);
     let store = TcpStore::host("127.0.0.1", 0, PATIENCE)?;
-    let ranks: Vec<(Series, Series)> = thread::scope(|scope| {
+    let ranks: Vec<Series> = thread::scope(|scope| {
         let rank = |(rank, mut exchange): (usize, Exchange)| {
-            let (config, batch, port) = (&config, &batch, store.port());
-            scope.spawn(move || -> Result<(Series, Series)> {
-                let done = train(request, (config, batch), (rank, port), &mut exchange);
+            let (config, batch, known, port) = (&config, &batch, known.as_deref(), store.port());
+            scope.spawn(move || -> Result<Series> {
+                let shards = (batch, known);
+                let done = train(request, (config, shards), (rank, port), &mut exchange);
                 if let Err(error) = &done
                     && request.ranks > 1
                 {
@@ -59,9 +61,8 @@ pub fn measure(request: &Request) -> Result<Value> {
         };
         ranks.into_iter().map(join).collect::<Result<_>>()
     })?;
-    let (first, later): (Vec<Series>, Vec<Series>) = ranks.into_iter().unzip();
     let setting = |settings: &[String]| settings.first().cloned();
-    Ok(json!({
+    let settings = json!({
         "model": request.model.file_name().map(|name| name.to_string_lossy().into_owned()),
         "device": format!("{:?}", request.device),
         "ranks": request.ranks,
@@ -72,19 +73,23 @@ pub fn measure(request: &Request) -> Result<Value> {
         "mode": setting(&request.modes.iter().map(word).collect::<Vec<_>>()),
         "recompute": setting(&request.recompute.iter().map(word).collect::<Vec<_>>()),
         "offload": request.offload,
-        "first_epoch": summary(&first),
-        "later_epochs": summary(&later),
-    }))
+    });
+    let last = ranks.iter().filter_map(|rank| rank.reports.last());
+    let values: Vec<&ReferenceValue> = last.flat_map(|report| &report.reference_values).collect();
+    Ok(json!({"settings": settings, "means": means(&ranks), "reference_values": values}))
 }
 
 /// One rank from loading to its last step.
 fn train(
     request: &Request,
-    (config, batch): (&RunConfig, &Batch),
+    (config, (batch, known)): (&RunConfig, (&Batch, Option<&[ReferenceValue]>)),
     (rank, port): (usize, u16),
     exchange: &mut Exchange,
-) -> Result<(Series, Series)> {
-    let mut trainer = Trainer::new(config, request.device)?;
+) -> Result<Series> {
+    let mut trainer = match known {
+        Some(_) => Trainer::with_known_reference(config, request.device)?,
+        None => Trainer::new(config, request.device)?,
+    };
     let store = TcpStore::connect("127.0.0.1", port, PATIENCE)?;
     let backend = match request.device {
         Device::Cuda(device) if !request.is_gloo => Backend::Nccl { device },
@@ -93,33 +98,25 @@ fn train(
     let group = ProcessGroup::new(backend, &store, "engine", rank, request.ranks, PATIENCE)?;
     trainer.enter(group, &Restore::Initial, Path::new(""))?;
 
-    let mut number = 0;
-    let mut series = |trainer: &mut Trainer, known: &[ReferenceValue]| -> Result<Series> {
-        let mut series = Series { seconds: Vec::new(), reports: Vec::new() };
-        for idx in 0..WARM_UP + request.steps {
-            number += 1;
-            let mut shard: Shard = batch.shards(number, request.ranks).swap_remove(rank);
-            fill(&mut shard, known);
-            let began = Instant::now();
-            let report = trainer.step(&shard, exchange)?;
-            trainer.apply(shard.step)?;
-            wait_for(request.device);
-            if idx >= WARM_UP {
-                series.seconds.push(began.elapsed().as_secs_f64());
-                series.reports.push(report);
-            }
+    let mut series = Series { seconds: Vec::new(), reports: Vec::new() };
+    for number in 1..=WARM_UP + request.steps {
+        let mut shard: Shard = batch.shards(number, request.ranks).swap_remove(rank);
+        fill(&mut shard, known.unwrap_or_default());
+        let began = Instant::now();
+        let report = trainer.step(&shard, exchange)?;
+        trainer.apply(shard.step)?;
+        wait_for(request.device);
+        if number > WARM_UP {
+            series.seconds.push(began.elapsed().as_secs_f64());
+            series.reports.push(report);
         }
-        Ok(series)
-    };
-    let first = series(&mut trainer, &[])?;
-    let known = first.reports.last().map(|report| report.reference_values.clone());
-    let later = series(&mut trainer, &known.unwrap_or_default())?;
+    }
     trainer.close()?;
-    Ok((first, later))
+    Ok(series)
 }
 
 /// Means over the steps; times are of the slowest rank.
-fn summary(ranks: &[Series]) -> Value {
+fn means(ranks: &[Series]) -> Value {
     let steps = ranks.first().map_or(0, |rank| rank.seconds.len()).max(1) as f64;
     let mean = |rank: &Series| rank.seconds.iter().sum::<f64>() / steps;
     let seconds = ranks.iter().map(mean).fold(0.0, f64::max);

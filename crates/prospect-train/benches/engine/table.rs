@@ -20,7 +20,7 @@ pub fn print(rates: &[Value], steps: &[Value]) {
         );
     }
     println!(
-        "\n{:8} {:17} {:9} {:5} {:9} {:>8} {:>9} {:>9} {:>7} {:>7}   share of the step: scoring, point, passes, reduce, gather, update",
+        "\n{:8} {:17} {:9} {:5} {:9} {:>8} {:>9} {:>9} {:>7} {:>6} {:>7}   share of the step: scoring, point, passes, reduce, gather, update",
         "dtype",
         "mode",
         "recompute",
@@ -30,14 +30,20 @@ pub fn print(rates: &[Value], steps: &[Value]) {
         "tokens/s",
         "GFLOP/s",
         "of rate",
+        "MFU",
         "peak GB",
     );
     for step in steps {
-        let rate = rates.iter().find(|rate| rate["dtype"] == step["dtype"]);
-        let square = rate.and_then(|rate| rate["square"].as_f64()).unwrap_or(f64::INFINITY);
+        let settings = &step["settings"];
+        let rate = rates.iter().find(|rate| rate["dtype"] == settings["dtype"]);
+        let rate_of = |key: &str| rate.and_then(|rate| rate[key].as_f64());
         for (name, key) in [("computed", "first_epoch"), ("known", "later_epochs")] {
             let of = &step[key];
             let number = |key: &str| of[key].as_f64().unwrap_or_default();
+            let of_peak = |key: &str| match rate_of(key) {
+                Some(peak) => format!("{:.0} %", 100.0 * number("flops_per_second") / peak),
+                None => "-".to_owned(),
+            };
             let share = |phase: &str| {
                 let seconds = of["phase_seconds"][phase].as_f64().unwrap_or_default();
                 format!("{:.0} %", 100.0 * seconds / number("step_seconds"))
@@ -51,16 +57,17 @@ pub fn print(rates: &[Value], steps: &[Value]) {
                 "optimizer",
             ];
             println!(
-                "{:8} {:17} {:9} {:>5} {:9} {:>8.3} {:>9.1} {:>9.1} {:>7} {:>7.2}   {}",
-                text(&step["dtype"]),
-                text(&step["mode"]),
-                text(&step["recompute"]),
-                step["ranks"],
+                "{:8} {:17} {:9} {:>5} {:9} {:>8.3} {:>9.1} {:>9.1} {:>7} {:>6} {:>7.2}   {}",
+                text(&settings["dtype"]),
+                text(&settings["mode"]),
+                text(&settings["recompute"]),
+                settings["ranks"],
                 name,
                 number("step_seconds"),
                 number("useful_tokens_per_second"),
                 number("flops_per_second") / 1e9,
-                format!("{:.0} %", 100.0 * number("flops_per_second") / square),
+                of_peak("square"),
+                of_peak("data_sheet"),
                 number("peak_memory_bytes") / 1e9,
                 phases.map(share).join(", "),
             );
@@ -68,7 +75,8 @@ pub fn print(rates: &[Value], steps: &[Value]) {
     }
     println!(
         "tokens/s: tokens of target sequences, mismatched ones not counted; of rate: of the rate of \
-         the large square product; FLOPs are those that the mathematics needs"
+         the large square product; MFU: of the data sheet's dense bf16 peak; FLOPs are those that \
+         the mathematics needs"
     );
 }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use prospect_libtorch::ProcessGroup;
+use prospect_libtorch::{ProcessGroup, use_device};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainError;
@@ -28,7 +28,7 @@ pub(crate) fn together<T: Send>(
     thread::scope(|scope| {
         let (ended, end) = mpsc::channel();
         let worker = scope.spawn(move || {
-            let result = job();
+            let result = use_device(device).map_err(TrainError::from).and_then(|()| job());
             // Nobody listens any more where a collective has failed.
             let _ = ended.send(if result.is_ok() { DONE } else { FAILED });
             result

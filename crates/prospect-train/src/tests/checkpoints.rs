@@ -7,10 +7,10 @@ use std::path::Path;
 use prospect_core::{Dtype, ExitCode, Restore, RunConfig, Step};
 use safetensors::SafeTensors;
 use sha2::{Digest as _, Sha256};
-use tch::Device;
 
 use super::support::{
-    ThreadExchange, alone, config, group, ranks, shard, step, total, train, with_store, world,
+    ThreadExchange, alone, config, device, group, ranks, shard, step, total, train, with_store,
+    world,
 };
 use crate::{CheckpointManifestDigest, Snapshot, TrainError, Trainer};
 
@@ -38,7 +38,7 @@ fn resumed<T: Send>(
     let restore = Restore::Checkpoint { path: name.to_owned() };
     with_store(|port| {
         ranks(world_size, |rank, exchange| {
-            let mut trainer = Trainer::new(config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(config, device()).unwrap();
             let group = group(port, "t", (rank, world_size));
             trainer.enter(group, &restore, run_dir)?;
             Ok(body(rank, &mut trainer, exchange))
@@ -126,7 +126,7 @@ fn a_snapshot_is_of_its_moment_whatever_the_trainer_does_later() {
 #[test]
 fn writing_a_snapshot_and_hashing_it_is_progress() {
     let root = tempfile::tempdir().unwrap();
-    let trainer = Trainer::new(&config("smollm2", "llama2"), Device::Cpu).unwrap();
+    let trainer = Trainer::new(&config("smollm2", "llama2"), device()).unwrap();
     let snapshot = trainer.snapshot(&root.path().join("step")).unwrap();
     let progress = trainer.progress();
     let before = progress.count();
@@ -296,7 +296,7 @@ fn the_files_are_what_others_read() {
     config.model.dtype = Dtype::Bfloat16;
     let dir = root.path().join("step-000000");
     // A trainer needs no world for it.
-    let trainer = Trainer::new(&config, Device::Cpu).unwrap();
+    let trainer = Trainer::new(&config, device()).unwrap();
     let digest = trainer.snapshot(&dir).unwrap().write().unwrap().unwrap();
     let content = fs::read(dir.join(OPTIMIZER)).unwrap();
     let file = SafeTensors::deserialize(&content).unwrap();

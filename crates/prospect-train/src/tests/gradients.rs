@@ -5,7 +5,7 @@ use prospect_model::{CausalLm, ComputeType, LoadOptions};
 use tch::{Device, Kind, Tensor};
 
 use super::support::{
-    BATCH, alone, assert_close, config, gradients, sequences, shard, step, total, values,
+    BATCH, alone, assert_close, config, device, gradients, sequences, shard, step, total, values,
 };
 use crate::{Trainer, score};
 
@@ -213,7 +213,7 @@ fn of_a_reference_whose_values_are_known_nothing_is_read() {
     config.reference.path = Some("/nowhere/reference".into());
     for name in [ObjectiveName::Kto, ObjectiveName::ApoZeroUnpaired] {
         config.objective.name = name;
-        let mut trainer = Trainer::with_known_reference(&config, Device::Cpu).unwrap();
+        let mut trainer = Trainer::with_known_reference(&config, device()).unwrap();
         assert!(!trainer.reference.is_loaded());
         // A value that is missing after all is looked for, and not found.
         let error = trainer.reference.ensure_loaded().unwrap_err();

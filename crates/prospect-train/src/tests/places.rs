@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use prospect_core::{Restore, Shard, ShardKind, Step, StepPhase};
-use tch::Device;
 
-use super::support::{config, group, ranks, shard, train, with_store};
+use super::support::{config, device, group, ranks, shard, train, with_store};
 use crate::{FailureKind, ReferencePointExchange as _, TrainError, Trainer};
 
 /// Says that this process is the one in which things happen.
@@ -49,10 +48,10 @@ fn a_failure_at_any_place_of_a_step_leaves_the_weights_and_the_step_can_be_repea
 /// undisturbed steps is made after the last place has had its turn.
 fn fail_everywhere_once() {
     let config = config("smollm2", "llama2");
-    check("worker::load", Trainer::new(&config, Device::Cpu).map(drop));
+    check("worker::load", Trainer::new(&config, device()).map(drop));
     let digests = with_store(|port| {
         ranks(1, |_, exchange| {
-            let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(&config, device()).unwrap();
             let start = trainer.digest().unwrap();
             let enter = |trainer: &mut Trainer, prefix: &str| {
                 let group = group(port, prefix, (0, 1));
@@ -79,7 +78,7 @@ fn fail_everywhere_once() {
             trainer.apply(Step(1)).unwrap();
             let digest = trainer.digest().unwrap();
 
-            let mut undisturbed = Trainer::new(&config, Device::Cpu).unwrap();
+            let mut undisturbed = Trainer::new(&config, device()).unwrap();
             enter(&mut undisturbed, "undisturbed");
             train(&mut undisturbed, exchange, 1..=1, (0, 1)).unwrap();
             (digest, undisturbed.digest().unwrap())

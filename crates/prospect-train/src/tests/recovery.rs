@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use prospect_core::{PartSums, Rank, Restore, RunConfig, Step, StepPhase, StepReport};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::canonical::canonical_config;
 use super::support::{
-    ThreadExchange, alone, canonical_shard, config, group, ranks, shard, step, total, train,
-    with_store, world,
+    ThreadExchange, alone, canonical_shard, config, device, group, ranks, shard, step, total,
+    train, with_store, world,
 };
 use crate::{FailureKind, ReferencePointExchange as _, TrainError, Trainer};
 
@@ -64,7 +64,7 @@ fn survivors_go_on_in_a_smaller_world_with_the_same_bits() {
     let smaller = std::sync::Mutex::new(ThreadExchange::world(2));
     let found = with_store(|port| {
         ranks(3, |rank, exchange| {
-            let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(&config, device()).unwrap();
             enter(&mut trainer, (port, "1", (rank, 3)), &Restore::Initial);
             run(&mut trainer, exchange, 1..=2, (rank, 3));
             let third = canonical_shard(3, NUM_PARTS, (rank, 3));
@@ -110,12 +110,12 @@ fn check_replacement(config: &RunConfig) {
     });
     let found = with_store(|port| {
         ranks(3, |rank, exchange| {
-            let mut trainer = Trainer::new(config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(config, device()).unwrap();
             enter(&mut trainer, (port, "1", (rank, 3)), &Restore::Initial);
             train(&mut trainer, exchange, 1..=2, (rank, 3)).unwrap();
             lose_last(&mut trainer, &shard(3, 32, (rank, 3)), exchange, rank);
             if rank == 2 {
-                trainer = Trainer::new(config, Device::Cpu).unwrap();
+                trainer = Trainer::new(config, device()).unwrap();
             }
             let restore = Restore::Peer { rank: Rank(1) };
             assert_eq!(enter(&mut trainer, (port, "2", (rank, 3)), &restore), Step(2));
@@ -134,7 +134,7 @@ fn a_pending_gradient_outlives_its_world() {
     });
     let found = with_store(|port| {
         ranks(2, |rank, exchange| {
-            let mut trainer = Trainer::new(&config("smollm2", "llama2"), Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(&config("smollm2", "llama2"), device()).unwrap();
             enter(&mut trainer, (port, "1", (rank, 2)), &Restore::Initial);
             train(&mut trainer, exchange, 1..=1, (rank, 2)).unwrap();
             trainer.step(&shard(2, 32, (rank, 2)), exchange).unwrap();
@@ -162,12 +162,12 @@ fn a_root_that_is_lost_while_it_sends_takes_no_weights_with_it() {
     let config = config("smollm2", "llama2");
     with_store(|port| {
         ranks(3, |rank, exchange| {
-            let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(&config, device()).unwrap();
             enter(&mut trainer, (port, "1", (rank, 3)), &Restore::Initial);
             train(&mut trainer, exchange, 1..=1, (rank, 3)).unwrap();
             let digest = trainer.digest().unwrap();
             if rank == 2 {
-                trainer = Trainer::new(&config, Device::Cpu).unwrap();
+                trainer = Trainer::new(&config, device()).unwrap();
             }
             let group = group(port, "2", (rank, 3));
             if rank == 0 {
@@ -198,7 +198,7 @@ fn a_root_that_is_lost_while_it_sends_takes_no_weights_with_it() {
 fn ranks_that_differ_are_refused_and_a_peer_mends_it() {
     let digests = with_store(|port| {
         ranks(2, |rank, exchange| {
-            let mut trainer = Trainer::new(&config("smollm2", "llama2"), Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(&config("smollm2", "llama2"), device()).unwrap();
             enter(&mut trainer, (port, "1", (rank, 2)), &Restore::Initial);
             trainer.step(&shard(1, 32, (rank, 2)), exchange).unwrap();
             if rank == 0 {
@@ -235,7 +235,7 @@ fn the_start_can_be_gone_back_to() {
         config.model.dtype = dtype;
         with_store(|port| {
             ranks(1, |_, exchange| {
-                let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+                let mut trainer = Trainer::new(&config, device()).unwrap();
                 let start = trainer.digest().unwrap();
                 enter(&mut trainer, (port, "1", (0, 1)), &Restore::Initial);
                 let first = train(&mut trainer, exchange, 1..=2, (0, 1)).unwrap();
@@ -254,7 +254,7 @@ fn the_start_can_be_gone_back_to() {
 #[test]
 fn a_trainer_in_no_world_or_out_of_turn_says_so() {
     let config = config("smollm2", "llama2");
-    let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+    let mut trainer = Trainer::new(&config, device()).unwrap();
     let mut exchange = ThreadExchange::world(1).remove(0);
     let error = trainer.step(&shard(1, 32, (0, 1)), &mut exchange).unwrap_err();
     assert!(matches!(error, TrainError::NoWorld), "{error}");

@@ -7,11 +7,11 @@ use prospect_core::{
     ShardPart, Step, StepReport,
 };
 use prospect_libtorch::storage_bytes;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::support::{
-    ThreadExchange, alone, config, group, loss, ranks, sequences, shard, step, total, train,
-    with_store, world,
+    ThreadExchange, alone, config, device, group, loss, ranks, sequences, shard, step, total,
+    train, with_store, world,
 };
 use crate::trainer::Pending;
 use crate::{FailureKind, TrainError, Trainer};
@@ -408,7 +408,7 @@ fn a_share_is_kept_only_where_it_belongs() {
         with_store(|port| {
             ranks(2, |rank, exchange: &mut ThreadExchange| {
                 let nowhere = Path::new("");
-                let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+                let mut trainer = Trainer::new(&config, device()).unwrap();
                 let enter = |trainer: &mut Trainer, prefix: &str, place, restore: &Restore| {
                     trainer.enter(group(port, prefix, place), restore, nowhere)
                 };

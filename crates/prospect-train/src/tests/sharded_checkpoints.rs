@@ -5,12 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use prospect_core::{Dtype, Mode, Restore, RunConfig, Step, StepReport};
-use tch::Device;
 
 use super::checkpoints::{MANIFEST, MODEL, saved};
 use super::sharded::{SHARDED, mode_config};
 use super::support::{
-    ThreadExchange, alone, group, loss, ranks, shard, step, train, with_store, world,
+    ThreadExchange, alone, device, group, loss, ranks, shard, step, train, with_store, world,
 };
 use crate::{TrainError, Trainer};
 
@@ -62,7 +61,7 @@ fn resume(world_size: usize, config: &RunConfig, run_dir: &Path) -> End {
     let restore = Restore::Checkpoint { path: NAME.to_owned() };
     end(with_store(|port| {
         ranks(world_size, |rank, exchange| {
-            let mut trainer = Trainer::new(config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(config, device()).unwrap();
             let group = group(port, "t", (rank, world_size));
             assert_eq!(trainer.enter(group, &restore, run_dir).unwrap(), Step(3));
             go_on((rank, world_size), &mut trainer, exchange)
@@ -175,7 +174,7 @@ fn every_rank_sees_that_one_of_many_files_is_damaged_or_gone() {
     let refusals = || {
         with_store(|port| {
             ranks(2, |rank, _| {
-                let mut trainer = Trainer::new(&config, Device::Cpu).unwrap();
+                let mut trainer = Trainer::new(&config, device()).unwrap();
                 trainer.enter(group(port, "t", (rank, 2)), &restore, dir.path()).unwrap_err()
             })
         })

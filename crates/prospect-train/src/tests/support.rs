@@ -8,7 +8,7 @@ use prospect_core::{
     DataConfig, Dtype, Label, ModelSection, Rank, Restore, RowId, RunConfig, Sequence, Shard,
     ShardPart, Step, StepReport, StepSums, Target, TrainConfig, parts_of_rank,
 };
-use prospect_libtorch::{Backend, ProcessGroup, TcpStore};
+use prospect_libtorch::{Backend, ProcessGroup, TcpStore, ensure_cuda_loaded};
 use tch::{Device, Kind, Tensor};
 
 pub(super) use super::exchange::ThreadExchange;
@@ -22,6 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Examples in a global batch.
 pub(super) const BATCH: usize = 6;
+
+/// Where the trainers of these tests are: on the CPU, or where the environment variable
+/// `PROSPECT_TEST_DEVICE` (`cpu`, `cuda`, `cuda:1`) says.
+pub(super) fn device() -> Device {
+    let name = std::env::var("PROSPECT_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    let cuda_idx = match name.as_str() {
+        "cpu" => return Device::Cpu,
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|idx| idx.parse().ok()),
+    };
+    let idx = cuda_idx.unwrap_or_else(|| panic!("PROSPECT_TEST_DEVICE: {name:?} is no device"));
+    assert!(ensure_cuda_loaded(), "PROSPECT_TEST_DEVICE: there is no CUDA device to use");
+    Device::Cuda(idx)
+}
 
 /// A model directory among the committed fixtures.
 pub(super) fn fixture(name: &str) -> PathBuf {
@@ -193,7 +207,7 @@ pub(super) fn world<T: Send>(
 ) -> Vec<T> {
     with_store(|port| {
         ranks(world_size, |rank, exchange| {
-            let mut trainer = Trainer::new(config, Device::Cpu).unwrap();
+            let mut trainer = Trainer::new(config, device()).unwrap();
             let group = group(port, "t", (rank, world_size));
             trainer.enter(group, &Restore::Initial, Path::new("")).unwrap();
             body(rank, &mut trainer, exchange)
@@ -260,7 +274,7 @@ pub(super) fn gradients(trainer: &Trainer) -> Vec<(String, Tensor)> {
 /// The elements in memory order.
 pub(super) fn values(tensor: &Tensor) -> Vec<f64> {
     let flat = tensor.f_to_kind(Kind::Double).unwrap().f_reshape([-1]).unwrap();
-    Vec::try_from(flat).unwrap()
+    Vec::try_from(flat.f_to_device(Device::Cpu).unwrap()).unwrap()
 }
 
 /// Fails unless the difference is at most `tolerance` times the norm of `expected`.

@@ -12,11 +12,14 @@ use super::mailbox::Mailbox;
 use super::runner::{Break, Voice};
 use super::{Formed, Place, Rendezvous, Setup};
 use crate::WorkerError;
-use crate::torch::{AbortHandle, Backend, LibtorchError, ProcessGroup, TcpStore};
+use crate::torch::{
+    AbortHandle, Backend, Device, LibtorchError, ProcessGroup, TcpStore, use_device,
+};
 
 /// What a meeting needs.
 struct Meeting {
     backend: Backend,
+    device: Device,
     rendezvous: Rendezvous,
     /// The store that this worker hosts, as rank 0.
     hosted: Option<Arc<TcpStore>>,
@@ -45,6 +48,7 @@ pub(super) fn meet(
     };
     let meeting = Meeting {
         backend: setup.backend,
+        device: setup.device,
         rendezvous: mailbox.wait_rendezvous(generation)?,
         hosted,
         rank: place.rank.0 as usize,
@@ -78,7 +82,8 @@ impl Meeting {
         self,
         may_begin: impl FnOnce(AbortHandle) -> bool,
     ) -> Result<Option<Formed>, LibtorchError> {
-        let Self { backend, rendezvous, hosted, rank, world_size, timeout } = self;
+        let Self { backend, device, rendezvous, hosted, rank, world_size, timeout } = self;
+        use_device(device)?;
         let store = match hosted {
             Some(store) => store,
             None => Arc::new(TcpStore::connect(&rendezvous.host, rendezvous.port, timeout)?),

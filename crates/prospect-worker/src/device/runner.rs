@@ -17,7 +17,7 @@ use super::{Event, Setup};
 use crate::WorkerError;
 use crate::devices::peak_flops_per_second;
 use crate::digest::model_digest;
-use crate::torch::set_threads;
+use crate::torch::{set_threads, use_device};
 
 /// The thread's state before there is a trainer.
 pub(super) struct Runner {
@@ -50,6 +50,7 @@ impl Runner {
 
     /// Lives to the end.
     pub fn run(self) -> Result<(), WorkerError> {
+        use_device(self.setup.device).map_err(TrainError::from)?;
         let trainer = self.load()?;
         let mut world = World::new(self.setup, self.mailbox, self.voice, trainer);
         loop {

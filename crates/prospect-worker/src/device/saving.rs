@@ -16,6 +16,7 @@ use super::mailbox::Mailbox;
 use super::runner::Voice;
 use crate::WorkerError;
 use crate::failpoint;
+use crate::torch::{Device, use_device};
 
 /// Directory of the checkpoints, below the run directory.
 const CHECKPOINTS: &str = "checkpoints";
@@ -25,6 +26,8 @@ const NAME_CHARS: usize = 8;
 /// Writes what this rank is told to save.
 pub(super) struct Saving {
     run_dir: PathBuf,
+    /// Whose copies it writes.
+    device: Device,
     /// Distinguishes what this process stages from what others of the run do.
     suffix: String,
     mailbox: Arc<Mailbox>,
@@ -46,7 +49,8 @@ impl Saving {
     pub fn new(setup: &Setup, mailbox: Arc<Mailbox>, voice: Voice) -> Self {
         let suffix = setup.incarnation.0.chars().take(NAME_CHARS).collect();
         let run_dir = setup.terms.run_dir.clone();
-        Self { run_dir, suffix, mailbox, voice, writer: None }
+        let device = setup.device;
+        Self { run_dir, device, suffix, mailbox, voice, writer: None }
     }
 
     /// Copies the weights and has them written; nothing may be being written, so that there is one
@@ -124,17 +128,25 @@ impl Saving {
     fn writer(&mut self) -> Result<&mpsc::Sender<Job>, WorkerError> {
         let writer = match self.writer.take() {
             Some(writer) => writer,
-            None => spawn_writer(Arc::clone(&self.mailbox), self.voice.clone())?,
+            None => spawn_writer(self.device, Arc::clone(&self.mailbox), self.voice.clone())?,
         };
         Ok(self.writer.insert(writer))
     }
 }
 
-fn spawn_writer(mailbox: Arc<Mailbox>, voice: Voice) -> Result<mpsc::Sender<Job>, WorkerError> {
+fn spawn_writer(
+    device: Device,
+    mailbox: Arc<Mailbox>,
+    voice: Voice,
+) -> Result<mpsc::Sender<Job>, WorkerError> {
     let (jobs, queue) = mpsc::channel::<Job>();
     Builder::new()
         .name("writer".to_owned())
         .spawn(move || {
+            if let Err(error) = use_device(device) {
+                // Copies in pinned memory are freed here, which works on any device.
+                warn!(%error, "the writer cannot use the device");
+            }
             for job in queue {
                 let (step, is_leader) = (job.snapshot.step(), job.snapshot.is_leader());
                 let written = write(job, &voice);
