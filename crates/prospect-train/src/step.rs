@@ -167,7 +167,8 @@ impl Trainer {
         failpoint("worker::backward")?;
         self.progress.set_phase(StepPhase::ForwardBackward);
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
-        let mut summation = Summation::new(&self.config.train, group, &self.parameters);
+        let mut summation =
+            Summation::new(&self.config.train, group, &self.clock, &self.parameters);
         let is_idle = ahead.is_none();
         let mut trained = Vec::new();
         for (part_idx, part) in shard.parts.iter().enumerate() {
