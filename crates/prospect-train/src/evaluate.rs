@@ -4,7 +4,7 @@ use prospect_core::{Shard, StepPhase, StepReport};
 
 use crate::clock::{Clock, Phase};
 use crate::error::failpoint;
-use crate::examples::Tally;
+use crate::examples::{Given, Tally, Targets};
 use crate::passes::sequences;
 use crate::{ReferencePointExchange, TrainError, Trainer};
 
@@ -48,10 +48,11 @@ impl Trainer {
         clock.lap(Phase::Scoring)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         clock.lap(Phase::ReferencePoint)?;
+        let given = Given { shard, references: &references, point: &point };
         for ((part_idx, part), log_probs) in shard.parts.iter().enumerate().zip(&policy) {
-            let context = (&references, &point, self.objective.as_ref());
             let all: Vec<u32> = (0..part.targets.len() as u32).collect();
-            tally.targets((shard, part_idx), &all, log_probs, context);
+            let targets = Targets { part_idx, indices: &all };
+            tally.targets(targets, log_probs, given, self.objective.as_ref());
         }
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));

@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use prospect_core::{Microbatch, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport};
+use prospect_core::{Microbatch, Shard, ShardPart, Step, StepPhase, StepReport};
 
 use crate::agreement::{Agreement, Word};
 use crate::chain::ForwardPass;
 use crate::clock::Phase;
 use crate::drift::DriftCheck;
 use crate::error::failpoint;
-use crate::examples::{References, Tally, coefficients};
+use crate::examples::{Given, Tally, Targets, coefficients};
 use crate::optimizer::{clip, gradient_square, update};
 use crate::passes::mismatched;
 use crate::readback::Readback;
@@ -20,12 +20,10 @@ use crate::reduction::Summation;
 use crate::trainer::Pending;
 use crate::{ReferencePointExchange, TrainError, Trainer};
 
-/// A microbatch of targets whose backward pass was started.
+/// Targets whose backward pass was started.
 struct Trained<'a> {
-    /// Place of its part in the shard.
-    part_idx: usize,
-    microbatch: &'a Microbatch,
-    /// Where its log-probabilities are among the numbers that are read.
+    targets: Targets<'a>,
+    /// Where their log-probabilities are among the numbers that are read.
     log_probs: Range<usize>,
 }
 
@@ -127,8 +125,8 @@ impl Trainer {
         }
 
         let mut readback = Readback::default();
-        let context = (&references, &point);
-        let trained = self.sum_gradients((shard, ahead), context, &mut tally, &mut readback)?;
+        let given = Given { shard, references: &references, point: &point };
+        let trained = self.sum_gradients(given, ahead, &mut tally, &mut readback)?;
 
         // Everything that the step gives comes from the device at once, when it has done all
         // reductions. Sums that a failed one left behind mean a lost peer, whatever they are.
@@ -141,9 +139,8 @@ impl Trainer {
         self.world()?.check_health()?;
         // All that was measured has passed by the time that this is read.
         let seconds = self.seconds(&self.clock)?;
-        for Trained { part_idx, microbatch, log_probs } in trained {
-            let context = (&references, &point, self.objective.as_ref());
-            tally.targets((shard, part_idx), microbatch, &values[log_probs], context);
+        for Trained { targets, log_probs } in trained {
+            tally.targets(targets, &values[log_probs], given, self.objective.as_ref());
         }
         tally.refuse_drift()?;
         let Agreement { grad_norm, saves, next } = Agreement::of(&values[words]);
@@ -165,8 +162,8 @@ impl Trainer {
     /// log-probabilities go to `readback`.
     fn sum_gradients<'a>(
         &mut self,
-        (shard, mut ahead): (&'a Shard, Option<ForwardPass>),
-        (references, point): (&References, &ReferencePoint),
+        given: Given<'a>,
+        mut ahead: Option<ForwardPass>,
         tally: &mut Tally,
         readback: &mut Readback,
     ) -> Result<Vec<Trained<'a>>, TrainError> {
@@ -177,19 +174,18 @@ impl Trainer {
             Summation::new(&self.config.train, group, &self.clock, &self.parameters);
         let is_idle = ahead.is_none();
         let mut trained = Vec::new();
-        for (part_idx, part) in shard.parts.iter().enumerate() {
+        for (part_idx, part) in given.shard.parts.iter().enumerate() {
             let mut microbatches = microbatches(part).peekable();
             while let Some(microbatch) = microbatches.next() {
                 let pass = match ahead.take() {
                     Some(pass) => pass,
                     None => self.forward(part, microbatch)?,
                 };
-                let context = (references, point, self.objective.as_ref());
-                let log_probs_s = &pass.log_probs_s;
-                let coefficients_s =
-                    coefficients((shard, part_idx), microbatch, log_probs_s, context)?;
-                let log_probs = readback.push(log_probs_s.shallow_clone())?;
-                trained.push(Trained { part_idx, microbatch, log_probs });
+                let targets = Targets { part_idx, indices: microbatch };
+                let objective = self.objective.as_ref();
+                let coefficients_s = coefficients(targets, &pass.log_probs_s, given, objective)?;
+                let log_probs = readback.push(pass.log_probs_s.shallow_clone())?;
+                trained.push(Trained { targets, log_probs });
                 let is_last = microbatches.peek().is_none();
                 let overlap = summation.overlap(is_last, &self.parameters);
                 pass.backward(&self.policy_chain(), &self.parameters, &coefficients_s, overlap)?;
