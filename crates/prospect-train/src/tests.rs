@@ -16,6 +16,7 @@ mod reads;
 mod recovery;
 mod sharded;
 mod sharded_checkpoints;
+mod shares;
 mod sharing;
 mod support;
 mod torn;
