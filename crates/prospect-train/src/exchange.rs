@@ -1,5 +1,6 @@
 //! The way to the reference point: sums of mismatched log-ratios go out, one number for the
-//! whole world comes back. Who adds them up is not this crate's business.
+//! whole world comes back. Who adds them up is not this crate's business. The same side has the shard of
+//! the next step.
 
 use prospect_core::{PartKlSums, ReferencePoint, Shard, Step};
 
