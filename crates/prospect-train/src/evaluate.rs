@@ -1,10 +1,10 @@
 //! One pass of evaluation: forward only, with the weights as they are.
 
-use prospect_core::{PhaseSeconds, Shard, StepPhase, StepReport};
+use prospect_core::{Shard, StepPhase, StepReport};
 
 use crate::clock::{Clock, Phase};
 use crate::error::failpoint;
-use crate::examples::Tally;
+use crate::examples::{Given, Tally, Targets};
 use crate::passes::sequences;
 use crate::{ReferencePointExchange, TrainError, Trainer};
 
@@ -32,7 +32,7 @@ impl Trainer {
         shard: &Shard,
         exchange: &mut dyn ReferencePointExchange,
     ) -> Result<StepReport, TrainError> {
-        let mut clock = Clock::new(self.device);
+        let clock = Clock::new(self.device);
         clock.lap(Phase::Scoring)?;
         self.begin(shard, self.done)?;
         failpoint("worker::eval")?;
@@ -48,16 +48,16 @@ impl Trainer {
         clock.lap(Phase::Scoring)?;
         let point = self.reference_point(shard, exchanges, exchange, &mut tally)?;
         clock.lap(Phase::ReferencePoint)?;
+        let given = Given { shard, references: &references, point: &point };
         for ((part_idx, part), log_probs) in shard.parts.iter().enumerate().zip(&policy) {
-            let context = (&references, &point, self.objective.as_ref());
             let all: Vec<u32> = (0..part.targets.len() as u32).collect();
-            tally.targets((shard, part_idx), &all, log_probs, context);
+            let targets = Targets { part_idx, indices: &all };
+            tally.targets(targets, log_probs, given, self.objective.as_ref());
         }
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));
         }
-        let seconds = clock.read()?;
-        let seconds = PhaseSeconds { gather: self.take_gather_seconds()?, ..seconds };
+        let seconds = self.seconds(&clock)?;
         self.report(shard, tally, references.computed, (0.0, seconds))
     }
 }

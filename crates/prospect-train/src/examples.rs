@@ -30,6 +30,23 @@ pub(crate) struct PartReferences {
     pub(crate) mismatched: Vec<(f64, Packing)>,
 }
 
+/// What the losses of a pass follow from, beside log-probabilities under the policy.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    pub(crate) shard: &'a Shard,
+    pub(crate) references: &'a References,
+    pub(crate) point: &'a ReferencePoint,
+}
+
+/// Targets that are computed together.
+#[derive(Clone, Copy)]
+pub(crate) struct Targets<'a> {
+    /// Place of their part in the shard.
+    pub(crate) part_idx: usize,
+    /// Their places in the part.
+    pub(crate) indices: &'a [u32],
+}
+
 /// What a step adds up while it goes through its sequences. Parts are named by their place in the
 /// shard.
 pub(crate) struct Tally {
@@ -72,20 +89,18 @@ impl Tally {
         PartKlSums { part: part.part, sums }
     }
 
-    /// Adds the targets of one microbatch, whose policy log-probabilities these are.
+    /// Adds targets whose policy log-probabilities these are.
     pub(crate) fn targets(
         &mut self,
-        (shard, part_idx): (&Shard, usize),
-        microbatch: &[u32],
+        targets: Targets<'_>,
         policy: &[f64],
-        (references, point, objective): (&References, &ReferencePoint, &dyn Objective),
+        given: Given<'_>,
+        objective: &dyn Objective,
     ) {
-        for (&index, &policy) in microbatch.iter().zip(policy) {
-            let target = &shard.parts[part_idx].targets[index as usize];
-            let reference = references.parts[part_idx].targets[index as usize];
-            let term = objective.evaluate(&example(target, policy, reference.0), point.z0);
+        for ((target, reference), &policy) in targets.of(given).zip(policy) {
+            let term = objective.evaluate(&example(target, policy, reference.0), given.point.z0);
             self.notice(&target.sequence, Some(target.label), policy, reference);
-            let sums = &mut self.parts[part_idx].sums;
+            let sums = &mut self.parts[targets.part_idx].sums;
             sums.loss += term.loss;
             sums.num_correct += u64::from(term.is_correct);
             sums.saturation += term.saturation;
@@ -132,23 +147,31 @@ impl Tally {
     }
 }
 
-/// Derivatives of the global loss with respect to the log-probabilities of a microbatch's targets,
-/// f64 `[S]`, on the device that `policy_s` is on, from which nothing is read. Where a log-ratio
-/// is not finite the derivative is NaN, so that the gradient of no rank passes for finite.
+// === impl Targets ===
+
+impl Targets<'_> {
+    /// Each with its log-probability under the reference, and what that was packed with.
+    fn of<'a>(&'a self, given: Given<'a>) -> impl Iterator<Item = (&'a Target, (f64, Packing))> {
+        let targets = &given.shard.parts[self.part_idx].targets;
+        let references = &given.references.parts[self.part_idx].targets;
+        let places = self.indices.iter().map(|&index| index as usize);
+        places.map(|place| (&targets[place], references[place]))
+    }
+}
+
+/// Derivatives of the global loss with respect to the log-probabilities of some targets, f64 `[S]`,
+/// on the device that `policy_s` is on, from which nothing is read. Where a log-ratio is not finite
+/// the derivative is NaN, so that the gradient of no rank passes for finite.
 pub(crate) fn coefficients(
-    (shard, part_idx): (&Shard, usize),
-    microbatch: &[u32],
+    targets: Targets<'_>,
     policy_s: &Tensor,
-    (references, point, objective): (&References, &ReferencePoint, &dyn Objective),
+    given: Given<'_>,
+    objective: &dyn Objective,
 ) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let part = &shard.parts[part_idx];
-    let examples: Vec<ExampleLogProbs> = microbatch
-        .iter()
-        .map(|&index| {
-            let reference = references.parts[part_idx].targets[index as usize];
-            example(&part.targets[index as usize], f64::NAN, reference.0)
-        })
+    let examples: Vec<ExampleLogProbs> = targets
+        .of(given)
+        .map(|(target, reference)| example(target, f64::NAN, reference.0))
         .collect();
     let columns: [fn(&ExampleLogProbs) -> f64; 4] = [
         |example| example.reference,
@@ -167,10 +190,10 @@ pub(crate) fn coefficients(
         sign_s: row(2)?,
         weight_s: row(3)?,
     };
-    let coefficients_s = objective.coefficients(&batch, point.z0)?;
+    let coefficients_s = objective.coefficients(&batch, given.point.z0)?;
     // 0 where the log-ratio is finite, else NaN.
     let mark_s = policy_s.f_sub(&batch.reference_s)?.f_mul_scalar(0.0)?;
-    let num_examples = f64::from(shard.num_examples_global);
+    let num_examples = f64::from(given.shard.num_examples_global);
     Ok(coefficients_s.f_div_scalar(num_examples)?.f_add(&mark_s)?)
 }
 

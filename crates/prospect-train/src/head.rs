@@ -223,11 +223,11 @@ fn product(left: &Tensor, right: &Tensor) -> Result<Tensor, TrainError> {
     })
 }
 
-/// Adds `left @ right` to `sum` (f32).
+/// Adds `left @ right` to `sum` (f32), in place.
 fn add_product(mut sum: Tensor, left: &Tensor, right: &Tensor) -> Result<(), TrainError> {
     let _ = match left.f_kind()? {
         Kind::Float => sum.f_addmm_(left, right)?,
-        _ => sum.f_add_(&product(left, right)?)?,
+        _ => sum.f_addmm_dtype_out(&sum, left, right, Kind::Float)?,
     };
     Ok(())
 }

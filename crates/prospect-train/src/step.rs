@@ -1,32 +1,29 @@
 //! One step of training: the gradient of a global batch, and the update that it may become.
 //!
 //! The host hears from the device twice in a step: of the log-probabilities that the KL sums are
-//! made of, and at the end of everything else at once.
+//! made of, and at the end of everything else at once (see `readback`).
 
 use std::ops::Range;
 
-use prospect_core::{
-    Microbatch, PhaseSeconds, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport,
-};
+use prospect_core::{Microbatch, Shard, ShardPart, Step, StepPhase, StepReport};
 
+use crate::agreement::{Agreement, Word};
 use crate::chain::ForwardPass;
 use crate::clock::Phase;
 use crate::drift::DriftCheck;
 use crate::error::failpoint;
-use crate::examples::{References, Tally, coefficients};
-use crate::optimizer::{clip, gradient_norm, update};
+use crate::examples::{Given, Tally, Targets, coefficients};
+use crate::optimizer::{clip, gradient_square, update};
 use crate::passes::mismatched;
 use crate::readback::Readback;
 use crate::reduction::Summation;
 use crate::trainer::Pending;
 use crate::{ReferencePointExchange, TrainError, Trainer};
 
-/// A microbatch of targets whose backward pass was started.
+/// Targets whose backward pass was started.
 struct Trained<'a> {
-    /// Place of its part in the shard.
-    part_idx: usize,
-    microbatch: &'a Microbatch,
-    /// Where its log-probabilities are among the numbers that are read.
+    targets: Targets<'a>,
+    /// Where their log-probabilities are among the numbers that are read.
     log_probs: Range<usize>,
 }
 
@@ -52,6 +49,7 @@ impl Trainer {
         self.progress.set_phase(next);
         if report.is_err() {
             self.clock.reset();
+            self.next_passes = None;
         }
         report
     }
@@ -93,9 +91,9 @@ impl Trainer {
         shard: &Shard,
         exchange: &mut dyn ReferencePointExchange,
     ) -> Result<StepReport, TrainError> {
-        self.clock.lap(Phase::Commit)?;
         self.discard();
         self.begin(shard, self.done.next())?;
+        self.clock.lap(Phase::Commit)?;
         failpoint("worker::scoring")?;
         let checks_drift = self.checks_drift(shard.kind);
         let drift =
@@ -127,30 +125,35 @@ impl Trainer {
         }
 
         let mut readback = Readback::default();
-        let context = (&references, &point);
-        let trained = self.sum_gradients((shard, ahead), context, &mut tally, &mut readback)?;
+        let given = Given { shard, references: &references, point: &point };
+        let trained = self.sum_gradients(given, ahead, &mut tally, &mut readback)?;
 
         // Everything that the step gives comes from the device at once, when it has done all
         // reductions. Sums that a failed one left behind mean a lost peer, whatever they are.
-        let norm = gradient_norm(&self.parameters, self.world()?)?;
-        let norm_place = readback.push(norm.f_view(-1)?)?;
+        let next = self.passes_after(shard.step, exchange)?;
+        let word = Word { saves: shard.checkpoint_after, next };
+        let square = gradient_square(&self.parameters)?;
+        let words = readback.push(word.tell(&square, self.parameters.mode, self.world()?)?)?;
+        self.clock.lap(Phase::Optimizer)?;
         let values = readback.read()?;
         self.world()?.check_health()?;
-        for Trained { part_idx, microbatch, log_probs } in trained {
-            let context = (&references, &point, self.objective.as_ref());
-            tally.targets((shard, part_idx), microbatch, &values[log_probs], context);
+        // All that was measured has passed by the time that this is read.
+        let seconds = self.seconds(&self.clock)?;
+        for Trained { targets, log_probs } in trained {
+            tally.targets(targets, &values[log_probs], given, self.objective.as_ref());
         }
         tally.refuse_drift()?;
-        let grad_norm = values[norm_place.start];
+        let Agreement { grad_norm, saves, next } = Agreement::of(&values[words]);
         if !grad_norm.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, Some(grad_norm))?);
         }
+        // The device does this while the report is on its way.
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
         self.clock.lap(Phase::Optimizer)?;
-        let seconds = self.clock.read()?;
-        let seconds = PhaseSeconds { gather: self.take_gather_seconds()?, ..seconds };
         let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
-        self.pending = Some(Pending { step: shard.step, learning_rate: shard.learning_rate });
+        let Shard { step, learning_rate, .. } = *shard;
+        self.next_passes = next.map(|passes| (step.next(), passes));
+        self.pending = Some(Pending { step, learning_rate, saves });
         Ok(report)
     }
 
@@ -159,30 +162,30 @@ impl Trainer {
     /// log-probabilities go to `readback`.
     fn sum_gradients<'a>(
         &mut self,
-        (shard, mut ahead): (&'a Shard, Option<ForwardPass>),
-        (references, point): (&References, &ReferencePoint),
+        given: Given<'a>,
+        mut ahead: Option<ForwardPass>,
         tally: &mut Tally,
         readback: &mut Readback,
     ) -> Result<Vec<Trained<'a>>, TrainError> {
         failpoint("worker::backward")?;
         self.progress.set_phase(StepPhase::ForwardBackward);
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
-        let mut summation = Summation::new(&self.config.train, group, &self.parameters);
+        let mut summation =
+            Summation::new(&self.config.train, group, &self.clock, &self.parameters);
         let is_idle = ahead.is_none();
         let mut trained = Vec::new();
-        for (part_idx, part) in shard.parts.iter().enumerate() {
+        for (part_idx, part) in given.shard.parts.iter().enumerate() {
             let mut microbatches = microbatches(part).peekable();
             while let Some(microbatch) = microbatches.next() {
                 let pass = match ahead.take() {
                     Some(pass) => pass,
                     None => self.forward(part, microbatch)?,
                 };
-                let context = (references, point, self.objective.as_ref());
-                let log_probs_s = &pass.log_probs_s;
-                let coefficients_s =
-                    coefficients((shard, part_idx), microbatch, log_probs_s, context)?;
-                let log_probs = readback.push(log_probs_s.shallow_clone())?;
-                trained.push(Trained { part_idx, microbatch, log_probs });
+                let targets = Targets { part_idx, indices: microbatch };
+                let objective = self.objective.as_ref();
+                let coefficients_s = coefficients(targets, &pass.log_probs_s, given, objective)?;
+                let log_probs = readback.push(pass.log_probs_s.shallow_clone())?;
+                trained.push(Trained { targets, log_probs });
                 let is_last = microbatches.peek().is_none();
                 let overlap = summation.overlap(is_last, &self.parameters);
                 pass.backward(&self.policy_chain(), &self.parameters, &coefficients_s, overlap)?;

@@ -67,6 +67,8 @@ pub struct Scripted {
     pub reference: Option<(PathBuf, String)>,
     /// Whether it says that nobody needs the reference model.
     pub reference_is_known: bool,
+    /// How its ranks share what belongs to the model, as in the configuration.
+    pub mode: &'static str,
     /// Model directory of the run.
     pub model: PathBuf,
     /// Digest of its own model.
@@ -109,6 +111,7 @@ impl Scripted {
             join_timeout: Duration::from_secs(60),
             reference: None,
             reference_is_known: false,
+            mode: "replicated",
             model: model.to_owned(),
             digest: model_digest(model).unwrap(),
             run_dir: PathBuf::new(),
@@ -165,13 +168,13 @@ impl Scripted {
     }
 
     fn run_config(&self) -> String {
-        let model = &self.model;
+        let (model, mode) = (&self.model, self.mode);
         let reference = match &self.reference {
             Some((path, _)) => format!("[reference]\npath = {path:?}\n"),
             None => String::new(),
         };
         format!(
-            "[model]\npath = {model:?}\n[data]\ntrain = [\"rows.jsonl\"]\n[train]\n{reference}\
+            "[model]\npath = {model:?}\n[data]\ntrain = [\"rows.jsonl\"]\n[train]\nmode = \"{mode}\"\n{reference}\
              [coordinator]\nheartbeat_interval_seconds = 0.02\nheartbeat_timeout_seconds = 0.1\n\
              reconnect_timeout_seconds = 1.0\n"
         )

@@ -4,6 +4,7 @@ mod ends;
 mod reconnect;
 mod regroup;
 mod saving;
+mod sharded;
 mod support;
 
 use std::future::pending;

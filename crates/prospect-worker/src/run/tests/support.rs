@@ -108,9 +108,10 @@ pub fn solo(
 ) -> Scripted {
     let mut is_stopped = false;
     let mut last_step = Step(0);
+    let mut written = None;
     let mut orders = Some(orders);
     scripted(run_dir.path(), move |heard| {
-        let acts = special(heard).unwrap_or_else(|| match &heard.message {
+        let mut acts = special(heard).unwrap_or_else(|| match &heard.message {
             From::Loaded { .. } => vec![Do::Say(place(0, 1, Restore::Initial))],
             From::Standing { .. } => vec![Do::Say(place(0, 1, Restore::Kept))],
             From::Ready { .. } => {
@@ -121,12 +122,20 @@ pub fn solo(
             }
             _ => usual(heard),
         });
+        let was_stopped = is_stopped;
         for act in &acts {
             match act {
                 Do::Say(To::Stop { .. }) => is_stopped = true,
                 Do::Say(To::Shard(shard)) => last_step = shard.step,
                 _ => {}
             }
+        }
+        if let From::CheckpointWritten { step, .. } = &heard.message {
+            written = Some(*step);
+        }
+        // That checkpoint may have been there before the stop.
+        if is_stopped && !was_stopped && written == Some(last_step) {
+            acts.push(Do::Say(To::Close));
         }
         acts
     })
