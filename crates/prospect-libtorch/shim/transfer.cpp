@@ -40,12 +40,12 @@ Function* runtime_function(const char* name) {
 class Pages {
  public:
   Pages(size_t size, at::Device device) : size_(size), device_(device) {
+    // The runtime works on the current device.
+    const c10::DeviceGuard guard(device_);
     place_ = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     TORCH_CHECK(
         place_ != MAP_FAILED, "no ", size, " bytes of main memory: ", std::strerror(errno));
     auto* pin = runtime_function<int(void*, size_t, unsigned)>("cudaHostRegister");
-    // The runtime works on the current device.
-    const c10::DeviceGuard guard(device_);
     failure_ = pin == nullptr ? kNotSupported : pin(place_, size_, kPortable);
     if (failure_ != 0) {
       // It would be reported by whatever asks next.

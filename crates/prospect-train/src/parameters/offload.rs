@@ -2,6 +2,9 @@
 //! by piece, and weights go back piece by piece, each on a stream of its own, while the CPU updates
 //! the piece between. On a machine without a GPU the same steps are plain copies.
 
+#[cfg(test)]
+mod tests;
+
 use prospect_libtorch::{CudaEvent, SideStream, copy_async, pinned_zeros};
 use tch::{Device, Kind, Tensor};
 
