@@ -135,5 +135,6 @@ mod tests {
     fn a_device_that_is_not_there_is_an_error() {
         devices();
         assert!(upload(&[1.0_f32], Device::Cuda(4096)).is_err());
+        assert!(pinned_zeros(1, Device::Cuda(4096)).is_err());
     }
 }
