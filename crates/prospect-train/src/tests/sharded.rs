@@ -6,7 +6,7 @@ use prospect_core::{
     Step, StepReport,
 };
 
-use super::support::{alone, config, loss, sequences, shard, step, total, train, world};
+use super::support::{config, loss, sequences, shard, step, total, train, world};
 use crate::TrainError;
 
 pub(super) const SHARDED: [Mode; 2] = [Mode::ShardedOptimizer, Mode::FullySharded];
@@ -169,15 +169,23 @@ fn an_optimizer_in_main_memory_gives_the_same_curve() {
 
 #[test]
 fn an_optimizer_in_main_memory_makes_the_same_bits() {
-    let digest = |offload| {
-        let mut config = config("smollm2", "llama2");
-        config.train.offload_optimizer = offload;
-        alone(&config, |trainer, exchange| {
-            train(trainer, exchange, 1..=3, (0, 1)).unwrap();
+    let digests = |config: &RunConfig| {
+        world(2, config, |rank, trainer, exchange| {
+            // So that each segment is several pieces.
+            trainer.parameters.piece_len = 192;
+            train(trainer, exchange, 1..=3, (rank, 2)).unwrap();
             trainer.digest().unwrap()
         })
     };
-    assert_eq!(digest(true), digest(false));
+    for mode in [Mode::Replicated, Mode::ShardedOptimizer, Mode::FullySharded] {
+        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+            let mut config = mode_config(mode, "smollm2");
+            config.model.dtype = dtype;
+            let expected = digests(&config);
+            config.train.offload_optimizer = true;
+            assert_eq!(digests(&config), expected, "{mode:?}, {dtype:?}");
+        }
+    }
 }
 
 #[test]

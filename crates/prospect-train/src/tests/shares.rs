@@ -17,7 +17,8 @@ use crate::{FailureKind, TrainError, Trainer};
 fn resident_bytes(trainer: &Trainer) -> u64 {
     let mut tensors: Vec<&Tensor> = Vec::new();
     for segment in &trainer.parameters.segments {
-        tensors.extend([&segment.master, &segment.gradient, &segment.exp_avg, &segment.exp_avg_sq]);
+        tensors.extend(segment.master.buffers());
+        tensors.extend([&segment.gradient, &segment.exp_avg, &segment.exp_avg_sq]);
     }
     let policy = (trainer.policy(), &trainer.parameters.weights);
     let reference = trainer.reference.loaded();
