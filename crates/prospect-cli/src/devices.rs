@@ -62,7 +62,8 @@ pub fn main_memory_bytes() -> Option<u64> {
 }
 
 /// What each of `workers` on this machine has, whose device was typed as `typed`; `auto` gives each
-/// one GPU where there are any. The memory of workers that share a device is divided.
+/// one GPU where there are any. The memory of workers that share a device is divided, and so is the
+/// machine's.
 pub fn of_worker(typed: &str, workers: u32) -> WorkerDevice {
     let typed = if typed == "cuda" { "cuda:0" } else { typed };
     let workers = u64::from(workers.max(1));
@@ -70,14 +71,15 @@ pub fn of_worker(typed: &str, workers: u32) -> WorkerDevice {
     let devices = if typed == "cpu" { Vec::new() } else { list().unwrap_or_default() };
     let gpus: Vec<&Device> =
         devices.iter().filter(is_gpu).filter(|gpu| typed == "auto" || gpu.name == typed).collect();
+    let of_machine = main_memory_bytes().map(|bytes| bytes / workers);
     if gpus.is_empty() && !typed.starts_with("cuda") {
-        let memory_bytes = main_memory_bytes().map(|bytes| bytes / workers);
-        return WorkerDevice { kind: DeviceKind::Cpu, memory_bytes };
+        let (kind, memory_bytes) = (DeviceKind::Cpu, of_machine);
+        return WorkerDevice { kind, memory_bytes, host_bytes: None };
     }
     let sharing = workers.div_ceil(gpus.len().max(1) as u64);
     let memory = gpus.iter().map(|gpu| gpu.memory_bytes).min().flatten();
     let memory_bytes = memory.map(|bytes| bytes / sharing);
-    WorkerDevice { kind: DeviceKind::Cuda, memory_bytes }
+    WorkerDevice { kind: DeviceKind::Cuda, memory_bytes, host_bytes: of_machine }
 }
 
 fn read(arguments: &[&str]) -> Result<Vec<Device>, CliError> {

@@ -7,8 +7,8 @@ use std::path::Path;
 use prospect_core::{MicrobatchTokens, ObjectiveName, RowId, RunConfig};
 use prospect_data::TokenStore;
 use prospect_shape::{
-    BudgetRefusal, Demand, DeviceKind, Lengths, ModelConfig, Parts, Room, Setup, WorkerDevice,
-    Workload, check_longest, check_memory,
+    BudgetRefusal, Demand, DeviceKind, Lengths, Parts, Room, Setup, WorkerDevice, Workload,
+    check_longest, check_memory,
 };
 
 use crate::CoordinatorError;
@@ -44,9 +44,9 @@ pub(crate) fn settle(
             None => Err(BudgetRefusal::UnknownMemory.into()),
         };
     };
-    let shape = match (ModelConfig::read(&config.model.path), configured) {
-        (Ok(shape), _) => shape,
-        // The workers say what is wrong with it, since they read all of the model.
+    let parts = match (Parts::of_run(config), configured) {
+        (Ok(parts), _) => parts,
+        // The workers say what is wrong with it, since they read all of the models.
         (Err(_), Some(_)) => return Ok(None),
         (Err(error), None) => return Err(error.into()),
     };
@@ -55,9 +55,9 @@ pub(crate) fn settle(
         lengths,
         pairs: config.objective.name == ObjectiveName::Kto,
     };
-    let most = workload.most_tokens_of_rank(config.coordinator.least_workers());
-    let parts = Parts::new(&shape);
-    let room = Room { memory_bytes, completion_share: lengths.completion_share() };
+    let most = workload.most_tokens_of_pass(&Setup::new(config, DeviceKind::Cpu));
+    let host_bytes = device.and_then(|device| device.host_bytes);
+    let room = Room { memory_bytes, host_bytes, completion_share: lengths.completion_share() };
     let fitting = |loads_reference| {
         let setup = |kind| Setup { loads_reference, ..Setup::new(config, kind) };
         let (longest, tokens) = (lengths.longest, configured);
@@ -86,7 +86,7 @@ pub(crate) fn settle(
     if configured.is_some() {
         return Ok(None);
     }
-    // More than a worker ever has in a step changes nothing.
+    // More than a pass ever has changes nothing.
     let tokens = largest.min(most);
     config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
     Ok(Some(format!(

@@ -19,6 +19,9 @@ pub struct WorkerDevice {
     pub kind: DeviceKind,
     /// Bytes that one worker may use of it, where that is known.
     pub memory_bytes: Option<u64>,
+    /// Bytes of main memory that it may use beside a device with memory of its own, where that is
+    /// known.
+    pub host_bytes: Option<u64>,
 }
 
 /// A GPU as its data sheet has it.

@@ -71,8 +71,16 @@ struct Work {
     again: f64,
     /// Microbatches of a worker.
     num_microbatches: f64,
-    /// Passes without gradient that a worker does.
+    /// Passes without gradient that a worker does; one of a reference of another shape counts by its
+    /// number of weights.
     num_scoring_passes: f64,
+}
+
+/// What passes of the reference come to.
+struct Scored {
+    flops: f64,
+    /// In its own forward passes over all rows.
+    in_forwards: f64,
 }
 
 /// Seconds of collectives.
@@ -119,12 +127,16 @@ impl Times<'_> {
         let forward = cost.forward(inputs, rows * lengths.mean_completion, squares);
         let pairs = if self.workload.pairs { forward } else { 0.0 };
         let reference = if self.setup.loads_reference {
-            // The prompt of a mismatched pair is that of its target, and is computed once.
+            // Its model may be another one. The prompt of a mismatched pair is that of its target, and
+            // is computed once.
+            let cost = PassCost::new(self.parts.reference().config());
+            let forward = cost.forward(inputs, rows * lengths.mean_completion, squares);
             let prompt = lengths.mean_prompt;
             let shared = cost.blocks_forward(rows * prompt, rows * prompt * prompt);
-            forward + (pairs - shared).max(0.0)
+            let pairs = if self.workload.pairs { (forward - shared).max(0.0) } else { 0.0 };
+            Scored { flops: forward + pairs, in_forwards: 1.0 + pairs / forward }
         } else {
-            0.0
+            Scored { flops: 0.0, in_forwards: 0.0 }
         };
         let again = match self.setup.recompute {
             Recompute::Blocks => cost.blocks_forward(inputs, squares),
@@ -132,9 +144,13 @@ impl Times<'_> {
         };
         let tokens = self.workload.tokens() / f64::from(self.setup.world_size);
         let num_microbatches = (tokens / f64::from(self.microbatch_tokens)).ceil().max(1.0);
-        let passes = (pairs + reference) / forward;
-        let num_scoring_passes = (num_microbatches * passes).ceil();
-        Work { forward, scoring: pairs + reference, again, num_microbatches, num_scoring_passes }
+        let num_passes = |in_forwards: f64| (num_microbatches * in_forwards).ceil();
+        // What is gathered for a pass of the reference, in relation to one of the policy.
+        let weight = self.parts.reference().whole() as f64 / self.parts.whole() as f64;
+        let num_scoring_passes =
+            num_passes(pairs / forward) + weight * num_passes(reference.in_forwards);
+        let scoring = pairs + reference.flops;
+        Work { forward, scoring, again, num_microbatches, num_scoring_passes }
     }
 
     fn collectives(&self, work: &Work) -> Collectives {

@@ -7,8 +7,7 @@ mod rows;
 
 use prospect_core::{ExitCode, MicrobatchTokens, ObjectiveName, RunConfig};
 use prospect_shape::{
-    BudgetRefusal, ComputeType, Demand, ModelConfig, Parts, Room, Setup, Workload, check_longest,
-    check_memory,
+    BudgetRefusal, ComputeType, Demand, Parts, Room, Setup, Workload, check_longest, check_memory,
 };
 
 use crate::args::PlanArgs;
@@ -35,7 +34,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
 }
 
 fn estimate(args: &PlanArgs, place: &Place, config: &RunConfig) -> Result<Estimate, CliError> {
-    let parts = Parts::new(&ModelConfig::read(&config.model.path)?);
+    let parts = Parts::of_run(config)?;
     let rows = Rows::of(args, config);
     let setup = Setup { loads_reference: !args.scored, ..Setup::new(config, place.kind()) };
     let workload = Workload {
@@ -48,6 +47,7 @@ fn estimate(args: &PlanArgs, place: &Place, config: &RunConfig) -> Result<Estima
     let memory_bytes = typed.or_else(|| place.memory_bytes(num_workers));
     let room = memory_bytes.map(|memory_bytes| Room {
         memory_bytes,
+        host_bytes: place.host_bytes(num_workers),
         completion_share: workload.lengths.completion_share(),
     });
     let budget = budget(&parts, &setup, (&workload, room, config.train.microbatch_tokens));
@@ -86,7 +86,7 @@ fn budget(
     }
     match (room, tokens) {
         (Some(room), _) => {
-            let most = workload.most_tokens_of_rank(setup.world_size);
+            let most = workload.most_tokens_of_pass(setup);
             let fits = check_memory(&Demand { parts, setup, room, longest, most, tokens })?;
             Ok(tokens.unwrap_or_else(|| fits.min(most)))
         }

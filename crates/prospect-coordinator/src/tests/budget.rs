@@ -21,7 +21,7 @@ fn world(overrides: &[&str]) -> World {
 
 /// The error of a start with these settings and workers with so many bytes.
 async fn refusal(overrides: &[&str], memory_bytes: Option<u64>) -> CoordinatorError {
-    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes });
+    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, host_bytes: None });
     let world = world(overrides);
     let options = Options { device, ..world.options("run") };
     let error = Coordinator::bind(options).await.err().expect("the coordinator must refuse");
@@ -67,7 +67,7 @@ async fn what_does_not_fit_is_refused_with_what_would() {
 
 #[tokio::test]
 async fn a_budget_beyond_what_a_worker_ever_has_needs_no_room() {
-    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: Some(400_000_000) });
+    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: Some(400_000_000), host_bytes: None });
     let world = world(&["train.microbatch_tokens=100000000"]);
     Coordinator::bind(Options { device, ..world.options("run") }).await.unwrap();
     // One step of all rows does not fit.
@@ -94,7 +94,7 @@ async fn devices_that_are_not_known_are_refused_where_no_kind_fits() {
     let auto = |kind: Option<DeviceKind>| async move {
         let many = "train.global_batch_size=1000000";
         let world = world(&["train.microbatch_tokens=auto", many, "train.memory_gb=4"]);
-        let device = kind.map(|kind| WorkerDevice { kind, memory_bytes: None });
+        let device = kind.map(|kind| WorkerDevice { kind, memory_bytes: None, host_bytes: None });
         drop(Coordinator::bind(Options { device, ..world.options("run") }).await.unwrap());
         written(&world)
     };
@@ -115,7 +115,7 @@ async fn a_reference_whose_values_are_known_takes_no_room() {
     // Nine tenths are planned with.
     let between = (needed(true) + needed(false)) / 2 * 10 / 9;
     let start = || {
-        let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: Some(between) });
+        let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: Some(between), host_bytes: None });
         Coordinator::bind(Options { device, ..world.options("run") })
     };
     let error = start().await.err().expect("the reference does not fit");

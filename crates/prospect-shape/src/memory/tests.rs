@@ -1,6 +1,7 @@
 //! Bytes by kind in every mode.
 
 use super::*;
+use crate::config::ModelConfig;
 use crate::testing::{setup, smollm2_135m};
 
 fn memory(setup: &Setup) -> Memory {
@@ -69,7 +70,7 @@ fn tiles_of_the_head_are_larger_on_cuda() {
     let exact = |device| Setup { compute: ComputeType::Float32, ..setup(device) };
     let [cpu, cuda] = [DeviceKind::Cpu, DeviceKind::Cuda]
         .map(|device| memory(&exact(device)).on_device(Kind::Head));
-    assert_eq!(cuda - cpu, 2 * 7 * (32 << 20));
+    assert_eq!(cuda - cpu, 7 * (32 << 20));
 }
 
 #[test]
@@ -85,11 +86,48 @@ fn sharded_workers_gather_the_model_to_stop() {
 #[test]
 fn canonical_sums_wait_in_memory() {
     let parts = Parts::new(&smollm2_135m());
-    let gradients = |parts_per_rank| {
-        let setup = Setup { parts_per_rank, ..setup(DeviceKind::Cpu) };
-        memory(&setup).on_device(Kind::Gradients) / (4 * parts.whole())
+    let gradients = |num_parts, world_size| {
+        let setup = Setup { num_parts, world_size, ..setup(DeviceKind::Cpu) };
+        memory(&setup).on_device(Kind::Gradients) / 4
     };
-    assert_eq!([None, Some(1), Some(4), Some(6)].map(gradients), [1, 2, 4, 6]);
+    let whole = parts.whole();
+    assert_eq!(gradients(None, 1), whole);
+    assert_eq!(gradients(Some(4), 1), 4 * whole);
+    assert_eq!(gradients(Some(8), 2), 4 * whole);
+    assert_eq!(gradients(Some(8), 3), 4 * whole);
+    // What 16 workers send of embedding and first block, up to 2 sums each: parts 3 and 4 are not the
+    // halves of anything.
+    let sent = parts.segments()[0] + parts.segments()[1];
+    assert_eq!(gradients(Some(24), 16), whole + 2 * parts.segments()[0] + 2 * (16 + 1) * sent);
+}
+
+#[test]
+fn a_reference_of_another_shape_is_held_as_it_is() {
+    let (policy, reference) = (smollm2_135m(), ModelConfig { num_layers: 90, ..smollm2_135m() });
+    let parts = Parts::new(&policy).with_reference(&reference);
+    let large = Parts::new(&reference);
+    let of = |parts, setup: &Setup| Memory::new(parts, setup, 4096, 0.5);
+    let alone = setup(DeviceKind::Cuda);
+    assert_eq!(of(&parts, &alone).on_device(Kind::Reference), 2 * large.whole());
+    assert_eq!(of(&parts, &alone).on_device(Kind::Weights), 2 * parts.whole());
+    let cpu = Memory::new(&parts, &setup(DeviceKind::Cpu), 1, 0.5);
+    let stored = if policy.dtype == Some(StoredType::Float32) { 4 } else { 2 };
+    assert_eq!(cpu.on_device(Kind::Loading), stored * large.num_parameters());
+
+    let sharded = Setup { mode: Mode::FullySharded, world_size: 4, ..alone };
+    assert_eq!(of(&parts, &sharded).on_device(Kind::Reference), 2 * large.share(4));
+    // Blocks of the same width, and those of a width that outdoes the policy's gradients.
+    let narrow = Parts::new(&policy);
+    assert_eq!(gathered(&parts, &sharded), gathered(&narrow, &sharded));
+    let wide = ModelConfig { hidden_size: 4096, intermediate_size: 14336, ..smollm2_135m() };
+    let parts = Parts::new(&policy).with_reference(&wide);
+    let wide = Parts::new(&wide);
+    let expected = 2 * (wide.ends() + 2 * wide.largest_block());
+    assert_eq!(of(&parts, &sharded).on_device(Kind::Gathered), expected);
+    let scoring = |parts| of(parts, &sharded).on_device(Kind::Scoring);
+    assert!(scoring(&parts) > scoring(&narrow));
+    let known = Setup { loads_reference: false, ..sharded };
+    assert_eq!(of(&parts, &known), of(&narrow, &known));
 }
 
 #[test]
@@ -100,7 +138,9 @@ fn the_peak_is_what_is_there_at_one_time() {
     let (passing, head) = (small.on_device(Kind::Backward), small.on_device(Kind::Head));
     let (files, copy) = (small.on_device(Kind::Loading), small.on_device(Kind::Checkpoint));
     assert!(copy > files, "the copy counts, since files are read before it is made");
-    assert_eq!(small.device_peak(), all - files - passing.min(head));
+    let scoring = small.on_device(Kind::Scoring);
+    assert!(scoring < small.on_device(Kind::Activations) + passing.max(head));
+    assert_eq!(small.device_peak(), all - files - passing.min(head) - scoring);
     let json = serde_json::to_value(&small).unwrap();
     assert_eq!(json["device"]["peak"], small.device_peak());
     assert_eq!(json["device"]["weights"], small.on_device(Kind::Weights));

@@ -35,6 +35,29 @@ fn shared_prompts_spare_the_reference_work() {
 }
 
 #[test]
+fn a_reference_of_another_shape_costs_its_own_passes() {
+    let (setup, hardware) = (setup(DeviceKind::Cpu), Hardware::cpu(2, 1));
+    let policy = smollm2_135m();
+    let deep = crate::ModelConfig { num_layers: 60, ..smollm2_135m() };
+    let workload =
+        Workload { global_batch_size: 64, lengths: Lengths::uniform(128, 128), pairs: true };
+    let scoring = |parts: &Parts| {
+        let (setup, hardware) = (&setup, &hardware);
+        let workload = &workload;
+        Times { parts, setup, workload, hardware, microbatch_tokens: 4096 }.step().scoring_seconds
+    };
+    let rows = 64.0;
+    let forward =
+        |config| PassCost::new(config).forward(rows * 255.0, rows * 128.0, rows * 65536.0);
+    let shared = PassCost::new(&deep).blocks_forward(rows * 128.0, rows * 16384.0);
+    // Pairs under the policy; targets and what is behind the prompts of pairs under the reference.
+    let expected = (forward(&policy) + 2.0 * forward(&deep) - shared) / 120e9;
+    let found = scoring(&Parts::new(&policy).with_reference(&deep));
+    assert!((found / expected - 1.0).abs() < 1e-12, "{found} s, not {expected} s");
+    assert!(scoring(&Parts::new(&policy)) < 0.7 * found);
+}
+
+#[test]
 fn reductions_hide_behind_the_backward_pass() {
     let gpu = Gpu::named("H100").unwrap();
     let four = Setup { world_size: 4, ..setup(DeviceKind::Cuda) };

@@ -77,6 +77,13 @@ impl Place {
         Some(self.device_memory? / u64::from(sharing.max(1)))
     }
 
+    /// What one worker on a GPU of this machine has of its main memory.
+    pub fn host_bytes(&self, num_workers: u32) -> Option<u64> {
+        let is_here = self.gpu.is_some() && self.num_local.is_some();
+        let bytes = is_here.then(devices::main_memory_bytes).flatten()?;
+        Some(bytes / u64::from(num_workers.max(1)))
+    }
+
     /// The rates of the workers, and in words where they come from.
     pub fn hardware(&self, args: &PlanArgs, num_workers: u32) -> (Hardware, Vec<String>) {
         let known = self.gpu.as_ref().map(|(_, gpu)| *gpu);
