@@ -250,6 +250,7 @@ fn canonical_sums_are_predicted() {
 fn a_sharded_optimizer_is_predicted() {
     check(Case {
         name: "a_sharded_optimizer_is_predicted",
+        shape: WIDE,
         mode: Mode::ShardedOptimizer,
         world_size: 2,
         checkpoint: true,
@@ -262,6 +263,7 @@ fn a_sharded_optimizer_is_predicted() {
 fn full_sharding_is_predicted() {
     check(Case {
         name: "full_sharding_is_predicted",
+        shape: WIDE,
         mode: Mode::FullySharded,
         world_size: 2,
         checkpoint: true,
