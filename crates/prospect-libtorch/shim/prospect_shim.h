@@ -144,6 +144,15 @@ int prospect_storage_bytes(const at::Tensor* tensor, uint64_t* out, char** messa
 // A copy of a tensor in main memory on a CUDA device, through pinned memory, on the current stream.
 int prospect_upload(
     const at::Tensor* host, int device_idx, at::Tensor** out, char** message);
+// Copies without waiting where one side is a CUDA device and the other pinned, in the order of the
+// device's current stream.
+int prospect_copy_async(at::Tensor* destination, const at::Tensor* source, char** message);
+// Makes f32 zeros in pages of main memory of their own, pinned for CUDA devices. What CUDA says
+// where it does not pin them is stored in `failure`, else 0.
+int prospect_pinned_zeros(
+    int64_t numel, int device_idx, at::Tensor** out, int* failure, char** message);
+// Makes an f32 tensor with arbitrary contents in pinned memory that libtorch keeps for the next one.
+int prospect_host_buffer(int64_t numel, at::Tensor** out, char** message);
 // The parts of a block, differentiable; shim/fused/ops.hpp says what each computes.
 int prospect_fused_norm(
     const at::Tensor* input,
@@ -224,7 +233,16 @@ int prospect_event_record(int device_idx, prospect_event** out, char** message);
 // Waits for both.
 int prospect_event_seconds(
     const prospect_event* from, const prospect_event* to, double* out, char** message);
+// Waits for it.
+int prospect_event_wait(const prospect_event* event, char** message);
 void prospect_event_free(prospect_event* event);
+
+// Finds a stream of the device that is not the current one.
+int prospect_stream_new(int device_idx, int64_t* id, char** message);
+// Makes a stream the current one of its device on this thread.
+int prospect_stream_exchange(int device_idx, int64_t id, int64_t* previous, char** message);
+// Has a stream wait for an event before what it is given next.
+int prospect_stream_wait(int device_idx, int64_t id, const prospect_event* event, char** message);
 
 // Loads a shared object from memory and finds one symbol in it.
 int prospect_load_image(

@@ -12,7 +12,7 @@ use crate::ffi;
 /// done.
 #[derive(Debug)]
 pub struct CudaEvent {
-    raw: NonNull<ffi::Event>,
+    pub(crate) raw: NonNull<ffi::Event>,
     device_idx: c_int,
 }
 
@@ -41,6 +41,17 @@ impl CudaEvent {
         })?;
         let raw = NonNull::new(raw).expect("the shim stores a handle when it reports success");
         Ok(Self { raw, device_idx })
+    }
+
+    /// Waits until the device has passed it.
+    ///
+    /// # Errors
+    /// What the device failed with meanwhile.
+    pub fn wait(&self) -> Result<()> {
+        // SAFETY: the event is alive.
+        ffi::call("CudaEvent::wait", |message| unsafe {
+            ffi::prospect_event_wait(self.raw.as_ptr(), message)
+        })
     }
 
     /// Seconds from an earlier moment on the same device to this one. Waits for both.

@@ -95,6 +95,9 @@ unsafe extern "C" {
     pub(crate) fn prospect_varlen_sdpa(q: TensorPtr, k: TensorPtr, v: TensorPtr, query_lengths: *const i64, key_lengths: *const i64, num_sequences: usize, scale: f64, out: *mut *mut C_tensor, message: Message) -> c_int;
 
     pub(crate) fn prospect_upload(host: TensorPtr, device_idx: c_int, out: *mut *mut C_tensor, message: Message) -> c_int;
+    pub(crate) fn prospect_copy_async(destination: TensorPtr, source: TensorPtr, message: Message) -> c_int;
+    pub(crate) fn prospect_pinned_zeros(numel: i64, device_idx: c_int, out: *mut *mut C_tensor, failure: *mut c_int, message: Message) -> c_int;
+    pub(crate) fn prospect_host_buffer(numel: i64, out: *mut *mut C_tensor, message: Message) -> c_int;
 
     pub(crate) fn prospect_storage_release(tensor: TensorPtr, message: Message) -> c_int;
     pub(crate) fn prospect_storage_restore(tensor: TensorPtr, message: Message) -> c_int;
@@ -118,7 +121,11 @@ unsafe extern "C" {
     pub(crate) fn prospect_cuda_reset_peak(device_idx: c_int, message: Message) -> c_int;
     pub(crate) fn prospect_event_record(device_idx: c_int, out: *mut *mut Event, message: Message) -> c_int;
     pub(crate) fn prospect_event_seconds(from: *const Event, to: *const Event, out: *mut f64, message: Message) -> c_int;
+    pub(crate) fn prospect_event_wait(event: *const Event, message: Message) -> c_int;
     pub(crate) fn prospect_event_free(event: *mut Event);
+    pub(crate) fn prospect_stream_new(device_idx: c_int, id: *mut i64, message: Message) -> c_int;
+    pub(crate) fn prospect_stream_exchange(device_idx: c_int, id: i64, previous: *mut i64, message: Message) -> c_int;
+    pub(crate) fn prospect_stream_wait(device_idx: c_int, id: i64, event: *const Event, message: Message) -> c_int;
     pub(crate) fn prospect_load_image(bytes: *const u8, size: usize, symbol: *const c_char, out: *mut *mut c_void, message: Message) -> c_int;
 }
 

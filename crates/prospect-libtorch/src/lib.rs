@@ -19,6 +19,7 @@ mod optimizer;
 mod process_group;
 mod storage;
 mod store;
+mod stream;
 mod transfer;
 
 pub use attention::{Offsets, VarlenAttention, varlen_attention};
@@ -39,7 +40,8 @@ pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};
 pub use storage::{release_storage, restore_storage, storage_bytes};
 pub use store::TcpStore;
-pub use transfer::upload;
+pub use stream::SideStream;
+pub use transfer::{copy_async, host_buffer, pinned_zeros, upload};
 
 #[cfg(test)]
 mod testing;

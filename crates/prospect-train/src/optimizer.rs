@@ -6,7 +6,7 @@ use prospect_libtorch::{AdamWOptions, ProcessGroup, fused_adamw};
 use tch::{Kind, Tensor};
 
 use crate::TrainError;
-use crate::parameters::{Parameters, Segment};
+use crate::parameters::{Offload, Parameters, Piece, narrowed};
 
 /// Elements whose squares are added in f32 before f64 takes over.
 const NORM_PIECE: i64 = 1 << 20;
@@ -14,13 +14,14 @@ const NORM_PIECE: i64 = 1 << 20;
 /// Added to the norm when clipping, as torch does.
 const CLIP_EPSILON: f64 = 1e-6;
 
-/// Parameters that one update treats alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// Those with weight decay.
-    Decaying,
-    /// Those without.
-    Rest,
+/// The numbers of one update.
+struct Update {
+    learning_rate: f64,
+    betas: [f64; 2],
+    epsilon: f64,
+    weight_decay: f64,
+    /// Counted from 1.
+    number: u64,
 }
 
 /// L2 norm of all gradients, an f64 scalar on their device, the same bits on every rank; not
@@ -76,56 +77,107 @@ pub(crate) fn update(
     config: &TrainConfig,
     learning_rate: f64,
 ) -> Result<(), TrainError> {
-    {
-        let _no_grad = tch::no_grad_guard();
-        parameters.num_updates += 1;
-        // What is copied for an update elsewhere is one segment's gradient at a time.
-        let at_once = if parameters.is_offloaded() { 1 } else { parameters.segments.len().max(1) };
-        for segments in parameters.segments.chunks(at_once) {
-            let gradients = segments
-                .iter()
-                .map(|segment| parameters.gradient_for_update(segment))
-                .collect::<Result<Vec<_>, _>>()?;
-            for (part, weight_decay) in [(Part::Decaying, config.weight_decay), (Part::Rest, 0.0)] {
-                let options = AdamWOptions {
-                    lr: learning_rate,
-                    beta1: config.adam_betas[0],
-                    beta2: config.adam_betas[1],
-                    eps: config.adam_epsilon,
-                    weight_decay,
-                };
-                let shards = segments.iter().zip(&gradients);
-                update_part(shards, parameters.num_updates, part, &options)?;
-            }
+    let _no_grad = tch::no_grad_guard();
+    parameters.num_updates += 1;
+    let update = Update {
+        learning_rate,
+        betas: config.adam_betas,
+        epsilon: config.adam_epsilon,
+        weight_decay: config.weight_decay,
+        number: parameters.num_updates,
+    };
+    match &parameters.offload {
+        Some(offload) => update.in_main_memory(parameters, offload),
+        None if parameters.has_masters() => update.in_batches(parameters),
+        None => {
+            let whole = |piece: &Piece<'_>| Ok([piece.master()?.values()?, piece.gradient()?]);
+            let pieces = parameters.pieces(i64::MAX)?;
+            let numbers = pieces.iter().map(whole).collect::<Result<Vec<_>, TrainError>>()?;
+            update.apply(&pieces, &numbers)
         }
     }
-    parameters.publish()
 }
 
-/// Updates one part of some segments with their gradients.
-fn update_part<'a>(
-    shards: impl Iterator<Item = (&'a Segment, &'a Tensor)>,
-    num_updates: u64,
-    part: Part,
-    options: &AdamWOptions,
-) -> Result<(), TrainError> {
-    let mut lists: [Vec<Tensor>; 4] = Default::default();
-    for (segment, gradient) in shards {
-        let buffers = [&segment.master, gradient, &segment.exp_avg, &segment.exp_avg_sq];
-        for (list, buffer) in lists.iter_mut().zip(buffers) {
-            let [decaying, rest] = segment.split(buffer)?;
-            let tensor = match part {
-                Part::Decaying => decaying,
-                Part::Rest => rest,
-            };
-            if tensor.numel() > 0 {
-                list.push(tensor);
+// === impl Update ===
+
+impl Update {
+    /// Where masters are in halves: as many pieces at a time as one has elements at most are made
+    /// whole, updated and halved again.
+    fn in_batches(&self, parameters: &Parameters) -> Result<(), TrainError> {
+        let pieces = parameters.pieces(parameters.piece_len)?;
+        let most = pieces.iter().map(Piece::len).sum::<i64>().min(parameters.piece_len);
+        let scratch = Tensor::f_empty([most], (Kind::Float, parameters.device()))?;
+        let mut rest = pieces.as_slice();
+        while !rest.is_empty() {
+            let mut numbers = Vec::new();
+            let mut used = 0;
+            for piece in rest {
+                if used + piece.len() > most {
+                    break;
+                }
+                let master = narrowed(&scratch, &(used..used + piece.len()))?;
+                piece.master()?.read(&master)?;
+                numbers.push([master, piece.gradient()?]);
+                used += piece.len();
+            }
+            let (batch, others) = rest.split_at(numbers.len());
+            self.apply(batch, &numbers)?;
+            for (piece, [master, _]) in batch.iter().zip(&numbers) {
+                piece.master()?.take(master)?;
+            }
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// In main memory, while the gradient of the next piece comes and the weights of the last one
+    /// go.
+    fn in_main_memory(&self, parameters: &Parameters, offload: &Offload) -> Result<(), TrainError> {
+        let pieces = parameters.pieces(parameters.piece_len)?;
+        let fetch = |turn: usize| {
+            let piece = pieces.get(turn);
+            piece.map(|piece| offload.fetch(turn, &piece.gradient()?)).transpose()
+        };
+        offload.begin()?;
+        let mut coming = fetch(0)?;
+        for (turn, piece) in pieces.iter().enumerate() {
+            let next = fetch(turn + 1)?;
+            let Some(gradient) = std::mem::replace(&mut coming, next) else { break };
+            let master = piece.master()?;
+            self.apply(std::slice::from_ref(piece), &[[master.values()?, gradient.wait()?]])?;
+            offload.send(&master, &piece.own)?;
+        }
+        offload.settle()
+    }
+
+    /// Updates pieces, whose fp32 weights and gradients are at hand.
+    fn apply(&self, pieces: &[Piece<'_>], numbers: &[[Tensor; 2]]) -> Result<(), TrainError> {
+        // By what decays and what does not: weights, gradients and both moments.
+        let mut lists: [[Vec<Tensor>; 4]; 2] = Default::default();
+        for (piece, [master, gradient]) in pieces.iter().zip(numbers) {
+            let [exp_avg, exp_avg_sq] = piece.moments()?;
+            for (idx, buffer) in [master, gradient, &exp_avg, &exp_avg_sq].into_iter().enumerate() {
+                for (part, tensor) in piece.split(buffer)?.into_iter().enumerate() {
+                    if tensor.numel() > 0 {
+                        lists[part][idx].push(tensor);
+                    }
+                }
             }
         }
+        for (lists, weight_decay) in lists.iter().zip([self.weight_decay, 0.0]) {
+            let [params, grads, exp_avgs, exp_avg_sqs] = lists;
+            let Some(first) = params.first() else { continue };
+            let options = AdamWOptions {
+                lr: self.learning_rate,
+                beta1: self.betas[0],
+                beta2: self.betas[1],
+                eps: self.epsilon,
+                weight_decay,
+            };
+            let step = Tensor::f_full([], self.number as f64, (Kind::Float, first.device()))?;
+            let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
+            fused_adamw(params, grads, exp_avgs, exp_avg_sqs, &steps, &options)?;
+        }
+        Ok(())
     }
-    let [params, grads, exp_avgs, exp_avg_sqs] = lists;
-    let Some(first) = params.first() else { return Ok(()) };
-    let step = Tensor::f_full([], num_updates as f64, (Kind::Float, first.device()))?;
-    let steps: Vec<Tensor> = params.iter().map(|_| step.shallow_clone()).collect();
-    Ok(fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, options)?)
 }

@@ -7,6 +7,7 @@ mod exchange;
 mod failures;
 mod gradients;
 mod interrupted;
+mod masters;
 mod memory;
 mod overlap;
 mod places;

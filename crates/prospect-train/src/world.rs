@@ -11,8 +11,9 @@ use crate::parameters::Place;
 use crate::{TrainError, Trainer};
 
 /// Numbers that are equal on two trainers if their state is: step, updates, whether nothing has
-/// moved yet, and one sum over the bits of each kind of buffer that every rank holds whole.
-const NUM_MARKS: usize = 6;
+/// moved yet, and one sum over the bits of each kind of buffer that every rank holds whole, of which
+/// there are up to four.
+const NUM_MARKS: usize = 7;
 
 impl Trainer {
     /// Makes the buffers those of this rank in its world, where ranks share them. What was in buffers
@@ -132,10 +133,10 @@ impl Trainer {
         }
         let group = self.world()?;
         for segment in &self.parameters.segments {
-            for flat in [&segment.master, &segment.exp_avg, &segment.exp_avg_sq] {
+            for flat in segment.bits()? {
                 let is_root = group.rank() == root;
                 let spare = has_them && !is_root;
-                let flat = if spare { flat.f_empty_like()? } else { flat.shallow_clone() };
+                let flat = if spare { flat.f_empty_like()? } else { flat };
                 self.broadcast_flat(&flat, root)?;
                 self.progress.tick();
             }
@@ -158,21 +159,20 @@ impl Trainer {
     /// Step, updates, whether nothing has moved yet, and the sums over bits.
     pub(crate) fn marks(&self) -> Result<[i64; NUM_MARKS], TrainError> {
         let _no_grad = tch::no_grad_guard();
-        let mut sums = [0_i64; 3];
+        let mut sums = [0_i64; NUM_MARKS - 3];
         for (idx, segment) in self.parameters.segments.iter().enumerate() {
             let whole = &self.parameters.weights.segment(idx).whole;
             let flats = match self.parameters.mode {
-                Mode::Replicated => &[&segment.master, &segment.exp_avg, &segment.exp_avg_sq][..],
-                Mode::ShardedOptimizer => &[whole],
-                Mode::FullySharded => &[],
+                Mode::Replicated => segment.bits()?,
+                Mode::ShardedOptimizer => vec![whole.f_view_dtype(Kind::Int)?],
+                Mode::FullySharded => Vec::new(),
             };
             for (sum, flat) in sums.iter_mut().zip(flats) {
-                let bits = flat.f_view_dtype(Kind::Int)?.f_sum(Kind::Int64)?;
-                *sum = sum.wrapping_add(bits.f_int64_value(&[])?);
+                *sum = sum.wrapping_add(flat.f_sum(Kind::Int64)?.f_int64_value(&[])?);
             }
         }
-        let [master, exp_avg, exp_avg_sq] = sums;
+        let [first, second, third, fourth] = sums;
         let (done, num_updates) = (self.done.0 as i64, self.parameters.num_updates as i64);
-        Ok([done, num_updates, i64::from(self.is_initial), master, exp_avg, exp_avg_sq])
+        Ok([done, num_updates, i64::from(self.is_initial), first, second, third, fourth])
     }
 }

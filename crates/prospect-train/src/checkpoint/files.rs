@@ -6,12 +6,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use tch::Tensor;
-
 use super::Named;
 use super::tensors::TensorsFile;
 use crate::TrainError;
-use crate::parameters::{Layout, OwnPart, Place, narrowed};
+use crate::parameters::{Layout, Numbers, OwnPart, Place, narrowed};
 
 const PREFIX: &str = "optimizer-";
 const SUFFIX: &str = ".safetensors";
@@ -20,7 +18,7 @@ const SUFFIX: &str = ".safetensors";
 /// rank.
 pub(super) struct Shards {
     pub(super) prefix: &'static str,
-    pub(super) flats: Vec<Tensor>,
+    pub(super) flats: Vec<Numbers>,
 }
 
 /// Name of the file that a rank writes.
@@ -53,9 +51,10 @@ pub(super) fn named_parts(layouts: &[Layout], state: &[Shards]) -> Result<Named,
     let mut named = Vec::new();
     for Shards { prefix, flats } in state {
         for (layout, flat) in layouts.iter().zip(flats) {
+            let flat = flat.values()?;
             for part in layout.own_parts() {
                 let tensor =
-                    narrowed(flat, &part.of_shard)?.f_view(stored_shape(&part).as_slice())?;
+                    narrowed(&flat, &part.of_shard)?.f_view(stored_shape(&part).as_slice())?;
                 named.push((format!("{prefix}{}", part.slot.name), tensor));
             }
         }
@@ -99,7 +98,7 @@ pub(super) fn read_parts(
                         let place = wanted.start + skipped..wanted.end + skipped;
                         let start = stored.of_parameter.start;
                         let wanted = wanted.start - start..wanted.end - start;
-                        file.read(&entry, wanted, &narrowed(flat, &place)?)?;
+                        file.read(&entry, wanted, &flat.narrowed(&place)?)?;
                     }
                 }
             }

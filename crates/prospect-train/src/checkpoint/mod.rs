@@ -28,7 +28,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use prospect_core::{Mode, Step, StepPhase};
-use prospect_libtorch::ProcessGroup;
+use prospect_libtorch::{ProcessGroup, copy_async, host_buffer};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
@@ -41,7 +41,7 @@ use self::state::State;
 use self::tensors::bytes;
 pub(crate) use self::together::together;
 use self::together::{any, share, share_text};
-use crate::parameters::{Layout, Place};
+use crate::parameters::{Layout, Numbers, Place, narrowed, piece_len, pieces};
 use crate::storage::Staging;
 use crate::{TrainError, Trainer};
 
@@ -75,7 +75,8 @@ impl Trainer {
         let model = self.weights(Copying::Always)?;
         let layouts: Vec<Layout> =
             self.parameters.segments.iter().map(|segment| segment.layout.clone()).collect();
-        let optimizer = named_parts(&layouts, &self.optimizer_state(|flat| self.copied(flat))?)?;
+        let state = self.optimizer_state(|numbers| Ok(self.copied_numbers(numbers)?.into()))?;
+        let optimizer = named_parts(&layouts, &state)?;
         self.wait_for_copies()?;
         Ok(Snapshot {
             staged,
@@ -141,8 +142,8 @@ impl Trainer {
         let [step, num_updates] = share(group, self.device, numbers.map(|number| number as i64))?;
         if !is_sharded {
             for segment in &self.parameters.segments {
-                for (_, flat) in segment.state() {
-                    self.broadcast_flat(flat, 0)?;
+                for flat in segment.bits()? {
+                    self.broadcast_flat(&flat, 0)?;
                     self.progress.tick();
                 }
             }
@@ -178,8 +179,8 @@ impl Trainer {
         self.parameters.weights.settle()?;
         for kind in 0..3 {
             for (idx, segment) in self.parameters.segments.iter().enumerate() {
-                let (prefix, shard) = segment.state()[kind];
-                let whole = self.parameters.gathered(idx, shard, self.group.as_ref())?;
+                let (prefix, shard) = &segment.state()[kind];
+                let whole = self.parameters.gathered(idx, &shard.values()?, self.group.as_ref())?;
                 for slot in &segment.slots {
                     hasher.update(((prefix.len() + slot.name.len()) as u64).to_le_bytes());
                     hasher.update(prefix.as_bytes());
@@ -224,13 +225,13 @@ impl Trainer {
     /// files hold rounded ones. `taken` says how a buffer is handed out.
     fn optimizer_state(
         &self,
-        taken: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
+        taken: impl Fn(&Numbers) -> Result<Numbers, TrainError>,
     ) -> Result<Vec<Shards>, TrainError> {
         let kinds = [("exp_avg.", 1), ("exp_avg_sq.", 2), ("master.", 0)];
         let num_kinds = if self.parameters.has_masters() { 3 } else { 2 };
         let shards = |(prefix, kind): (&'static str, usize)| {
             let flats =
-                self.parameters.segments.iter().map(|segment| taken(segment.state()[kind].1));
+                self.parameters.segments.iter().map(|segment| taken(&segment.state()[kind].1));
             Ok(Shards { prefix, flats: flats.collect::<Result<_, TrainError>>()? })
         };
         kinds.into_iter().take(num_kinds).map(shards).collect()
@@ -239,11 +240,11 @@ impl Trainer {
     /// The buffers that a checkpoint is to be read into.
     fn target(&self) -> Result<Target, TrainError> {
         let segments = &self.parameters.segments;
-        let masters = || segments.iter().map(|segment| segment.master.shallow_clone()).collect();
+        let masters = || segments.iter().map(|segment| segment.master.values()).collect();
         Ok(Target {
             layouts: segments.iter().map(|segment| segment.layout.clone()).collect(),
-            weights: (!self.parameters.has_masters()).then(masters),
-            state: self.optimizer_state(|flat| Ok(flat.shallow_clone()))?,
+            weights: (!self.parameters.has_masters()).then(masters).transpose()?,
+            state: self.optimizer_state(|numbers| Ok(numbers.shallow_clone()))?,
         })
     }
 
@@ -265,6 +266,19 @@ impl Trainer {
         let _no_grad = tch::no_grad_guard();
         self.progress.tick();
         Ok(tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, true)?)
+    }
+
+    /// The same of fp32 numbers, which the device does not hold whole for it.
+    fn copied_numbers(&self, numbers: &Numbers) -> Result<Tensor, TrainError> {
+        if let Numbers::Whole(tensor) = numbers {
+            return self.copied(tensor);
+        }
+        let copy = host_buffer(numbers.len()?, self.device)?;
+        for range in pieces(numbers.len()?, piece_len(self.device)) {
+            copy_async(&narrowed(&copy, &range)?, &numbers.narrowed(&range)?.values()?)?;
+        }
+        self.progress.tick();
+        Ok(copy)
     }
 
     fn wait_for_copies(&self) -> Result<(), TrainError> {

@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 
 use super::manifest::FileRecord;
 use crate::TrainError;
+use crate::parameters::Numbers;
 use crate::progress::Progress;
 
 /// Longest header that is read: far above what any model needs.
@@ -134,7 +135,7 @@ impl TensorsFile {
         &mut self,
         entry: &Entry,
         elements: Range<i64>,
-        destination: &Tensor,
+        destination: &Numbers,
     ) -> Result<(), TrainError> {
         let _no_grad = tch::no_grad_guard();
         let skipped = 4 * elements.start as u64;
@@ -149,7 +150,8 @@ impl TensorsFile {
             bytes.resize(4 * len as usize, 0);
             self.file.read_exact(&mut bytes).map_err(unreadable(&self.path))?;
             let piece = Tensor::f_from_data_size(&bytes, &[len], Kind::Float)?;
-            destination.f_narrow(0, start - elements.start, len)?.f_copy_(&piece)?;
+            let place = start - elements.start;
+            destination.narrowed(&(place..place + len))?.write(&piece)?;
         }
         Ok(())
     }

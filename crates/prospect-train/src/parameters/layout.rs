@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use prospect_libtorch::ProcessGroup;
 use prospect_model::NamedParameter;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::TrainError;
 
@@ -163,23 +163,37 @@ impl Layout {
     pub(crate) fn fill(
         &self,
         shard: &Tensor,
+        source: impl FnMut(&Slot) -> Result<Tensor, TrainError>,
+    ) -> Result<(), TrainError> {
+        self.hand_out(source, |range, values| Ok(narrowed(shard, range)?.f_copy_(values)?))
+    }
+
+    /// Hands out what this rank owns of whole parameters, which `source` gives: elements of its
+    /// shard, and flat what belongs there.
+    pub(crate) fn hand_out(
+        &self,
         mut source: impl FnMut(&Slot) -> Result<Tensor, TrainError>,
+        mut store: impl FnMut(&Range<i64>, &Tensor) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         let _no_grad = tch::no_grad_guard();
         for part in self.own_parts() {
             let found = source(part.slot)?.f_reshape([-1])?;
-            narrowed(shard, &part.of_shard)?.f_copy_(&narrowed(&found, &part.of_parameter)?)?;
+            store(&part.of_shard, &narrowed(&found, &part.of_parameter)?)?;
         }
         Ok(())
     }
 
-    /// The part of a shard that decays, and the part that does not.
-    pub(crate) fn split(&self, shard: &Tensor) -> Result<[Tensor; 2], TrainError> {
-        let num_decaying = (self.num_decaying - self.shard_start()).clamp(0, self.shard_len);
-        Ok([
-            shard.f_narrow(0, 0, num_decaying)?,
-            shard.f_narrow(0, num_decaying, self.shard_len - num_decaying)?,
-        ])
+    /// Of the elements `range` of a shard, which `piece` holds, those that decay and those that do
+    /// not.
+    pub(crate) fn split(
+        &self,
+        piece: &Tensor,
+        range: &Range<i64>,
+    ) -> Result<[Tensor; 2], TrainError> {
+        let border = (self.num_decaying - self.shard_start()).clamp(range.start, range.end);
+        let len = range.end - range.start;
+        let num_decaying = border - range.start;
+        Ok([narrowed(piece, &(0..num_decaying))?, narrowed(piece, &(num_decaying..len))?])
     }
 
     /// This rank's shard of a buffer that holds all shards.
@@ -207,19 +221,6 @@ impl Layout {
 
     fn shard_start(&self) -> i64 {
         self.place.rank as i64 * self.shard_len
-    }
-}
-
-/// Zeros on a device, or in main memory that the device copies from fast.
-pub(crate) fn zeros(
-    len: i64,
-    kind: Kind,
-    [device, user]: [Device; 2],
-) -> Result<Tensor, TrainError> {
-    let zeros = Tensor::f_zeros([len], (kind, device))?;
-    match (device, user) {
-        (Device::Cpu, Device::Cuda(_)) => Ok(zeros.f_pin_memory(user)?),
-        _ => Ok(zeros),
     }
 }
 

@@ -9,20 +9,23 @@
 //! | fully sharded | whole while it is visited, else shard | whole during its product, else shard | shard |
 
 mod layout;
+mod numbers;
+mod offload;
 #[cfg(test)]
 mod tests;
 mod weights;
 
 use std::cell::RefCell;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use prospect_core::{Mode, TrainConfig};
 use prospect_libtorch::ProcessGroup;
 use prospect_model::{CausalLm, ModelFiles};
 use tch::{Device, Kind, Tensor};
 
-use self::layout::zeros;
 pub(crate) use self::layout::{Layout, OwnPart, Place, Slot, narrowed};
+pub(crate) use self::numbers::{Numbers, piece_len, pieces};
+pub(crate) use self::offload::Offload;
 pub(crate) use self::weights::Weights;
 use crate::TrainError;
 use crate::progress::Progress;
@@ -34,7 +37,7 @@ pub(crate) struct Parameters {
     pub(crate) weights: Weights,
     pub(crate) mode: Mode,
     /// The optimizer's state is in main memory, whatever the device.
-    offload: bool,
+    is_offloaded: bool,
     /// Where the passes compute, and in which type.
     device: Device,
     compute_kind: Kind,
@@ -42,9 +45,10 @@ pub(crate) struct Parameters {
     pub(crate) num_updates: u64,
     /// f32 `[padded_len]` for each segment whose product is under way, where gradients are sharded.
     products: RefCell<Vec<Option<Tensor>>>,
-    /// f32, as long as the longest shard: where gradients come to from a GPU whose optimizer is
-    /// offloaded.
-    staging: Option<Tensor>,
+    /// The ways between passes and an optimizer that is offloaded.
+    pub(crate) offload: Option<Offload>,
+    /// Elements of a shard that are updated at a time, where they have to be made ready for it.
+    pub(crate) piece_len: i64,
 }
 
 /// The parameters of one segment.
@@ -52,15 +56,24 @@ pub(crate) struct Segment {
     pub(crate) layout: Layout,
     /// The model's parameters: leaves that require gradients, in the model's order.
     pub(crate) leaves: Vec<Tensor>,
-    /// f32 shard, the weights that the optimizer moves. In fp32 the same memory as the shard of what
-    /// the passes compute with, unless it is offloaded.
-    pub(crate) master: Tensor,
+    /// Shard of the fp32 weights that the optimizer moves. Unless it is offloaded, in the same memory
+    /// as the shard of what the passes compute with, in bf16 with what those lack beside it.
+    pub(crate) master: Numbers,
     /// f32 `[padded_len]`; where gradients are sharded a shard.
     pub(crate) gradient: Tensor,
     /// f32 shard, AdamW's first moment.
     pub(crate) exp_avg: Tensor,
     /// f32 shard, AdamW's second moment.
     pub(crate) exp_avg_sq: Tensor,
+}
+
+/// A part of a segment's shard.
+pub(crate) struct Piece<'a> {
+    pub(crate) segment: &'a Segment,
+    /// Elements of the shard.
+    pub(crate) range: Range<i64>,
+    /// Those of what passes compute with.
+    pub(crate) own: Tensor,
 }
 
 // === impl Parameters ===
@@ -72,12 +85,17 @@ impl Parameters {
             segments: Vec::new(),
             weights: Weights::none(config.mode),
             mode: config.mode,
-            offload: config.offload_optimizer,
+            is_offloaded: config.offload_optimizer,
             device: policy.device(),
             compute_kind: policy.kind(),
             num_updates: 0,
             products: RefCell::default(),
-            staging: None,
+            offload: None,
+            piece_len: if config.offload_optimizer {
+                offload::PIECE
+            } else {
+                piece_len(policy.device())
+            },
         }
     }
 
@@ -93,17 +111,23 @@ impl Parameters {
         self.weights = Weights::none(self.mode);
         self.weights = Weights::place(policy, &layouts, self.mode, true)?;
         self.products = RefCell::new(layouts.iter().map(|_| None).collect());
-        let state_device = if self.offload { Device::Cpu } else { self.device };
-        self.staging = None;
-        if state_device != self.device {
+        let state_device = if self.is_offloaded { Device::Cpu } else { self.device };
+        self.offload = None;
+        if self.is_offloaded {
             let longest = layouts.iter().map(Layout::shard_len).max().unwrap_or_default();
-            self.staging = Some(zeros(longest, Kind::Float, [state_device, self.device])?);
+            let len = longest.min(self.piece_len);
+            self.offload = Some(Offload::new(len, self.compute_kind, self.device)?);
         }
         for (idx, layout) in layouts.into_iter().enumerate() {
-            let state = || zeros(layout.shard_len(), Kind::Float, [state_device, self.device]);
-            let shares = !self.has_masters() && !self.offload;
+            let state = || Tensor::f_zeros([layout.shard_len()], (Kind::Float, state_device));
             let own = &self.weights.segment(idx).own;
-            let master = if shares { own.shallow_clone() } else { state()? };
+            let master = if self.is_offloaded {
+                Numbers::Whole(offload::host_zeros(layout.shard_len(), self.device)?)
+            } else if self.has_masters() {
+                Numbers::beside(own)?
+            } else {
+                Numbers::Whole(own.shallow_clone())
+            };
             let num_gradients = match self.mode {
                 Mode::FullySharded => layout.shard_len(),
                 Mode::Replicated | Mode::ShardedOptimizer => layout.padded_len(),
@@ -134,7 +158,11 @@ impl Parameters {
     ) -> Result<(), TrainError> {
         let _no_grad = tch::no_grad_guard();
         for segment in &mut self.segments {
-            segment.layout.fill(&segment.master, |slot| Ok(files.tensor(&slot.name)?))?;
+            let source = |slot: &Slot| Ok(files.tensor(&slot.name)?);
+            let master = &segment.master;
+            segment
+                .layout
+                .hand_out(source, |range, values| master.narrowed(range)?.write(values))?;
             let _ = segment.exp_avg.f_zero_()?;
             let _ = segment.exp_avg_sq.f_zero_()?;
             progress.tick();
@@ -190,16 +218,27 @@ impl Parameters {
         Ok(product)
     }
 
-    /// Copies the weights into what the passes compute with, where that is another tensor: the whole
-    /// of it, or this rank's shard, which [`Weights::spread`] then gives to the others.
+    /// Copies the weights into what the passes compute with, where those are elsewhere: the whole of
+    /// it, or this rank's shard, which [`Weights::spread`] then gives to the others.
     pub(crate) fn publish(&mut self) -> Result<(), TrainError> {
-        let _no_grad = tch::no_grad_guard();
-        if self.has_masters() || self.offload {
-            for (idx, segment) in self.segments.iter().enumerate() {
-                self.weights.segment(idx).own.shallow_clone().f_copy_(&segment.master)?;
+        let Some(offload) = &self.offload else { return Ok(()) };
+        offload.begin()?;
+        for piece in self.pieces(self.piece_len)? {
+            offload.send(&piece.master()?, &piece.own)?;
+        }
+        offload.settle()
+    }
+
+    /// All shards, cut into pieces of at most so many elements.
+    pub(crate) fn pieces(&self, most: i64) -> Result<Vec<Piece<'_>>, TrainError> {
+        let mut cut = Vec::new();
+        for (idx, segment) in self.segments.iter().enumerate() {
+            for range in pieces(segment.shard_len(), most) {
+                let own = narrowed(&self.weights.segment(idx).own, &range)?;
+                cut.push(Piece { segment, range, own });
             }
         }
-        Ok(())
+        Ok(cut)
     }
 
     /// Whether the passes compute in another type than the weights are kept in.
@@ -210,21 +249,6 @@ impl Parameters {
     /// Where the passes compute.
     pub(crate) fn device(&self) -> Device {
         self.device
-    }
-
-    /// Whether the optimizer's state is kept elsewhere than the passes compute.
-    pub(crate) fn is_offloaded(&self) -> bool {
-        self.offload
-    }
-
-    /// This rank's shard of a segment's gradient where the optimizer's state is. Where that is not
-    /// where passes compute, it is good until the next one is asked for.
-    pub(crate) fn gradient_for_update(&self, segment: &Segment) -> Result<Tensor, TrainError> {
-        let gradient = segment.own_gradient()?;
-        let Some(staging) = &self.staging else { return Ok(gradient) };
-        let mut staged = staging.f_narrow(0, 0, segment.layout.shard_len())?;
-        staged.f_copy_(&gradient)?;
-        Ok(staged)
     }
 
     /// The whole buffer of this segment's kind that `shard` is this rank's part of, where passes
@@ -261,8 +285,20 @@ impl Parameters {
 
 impl Segment {
     /// What the optimizer works on, and the prefix of its tensors' names.
-    pub(crate) fn state(&self) -> [(&'static str, &Tensor); 3] {
-        [("", &self.master), ("exp_avg.", &self.exp_avg), ("exp_avg_sq.", &self.exp_avg_sq)]
+    pub(crate) fn state(&self) -> [(&'static str, Numbers); 3] {
+        let [exp_avg, exp_avg_sq] = [&self.exp_avg, &self.exp_avg_sq].map(Tensor::shallow_clone);
+        [
+            ("", self.master.shallow_clone()),
+            ("exp_avg.", exp_avg.into()),
+            ("exp_avg_sq.", exp_avg_sq.into()),
+        ]
+    }
+
+    /// The memory of [`state`](Self::state), as i32: masters, in halves two buffers, and moments.
+    pub(crate) fn bits(&self) -> Result<Vec<Tensor>, TrainError> {
+        let moments = [&self.exp_avg, &self.exp_avg_sq];
+        let buffers = self.master.buffers().into_iter().chain(moments);
+        buffers.map(|buffer| Ok(buffer.f_view_dtype(Kind::Int)?)).collect()
     }
 
     /// This rank's shard of the gradient, which its optimizer takes.
@@ -279,5 +315,35 @@ impl Deref for Segment {
 
     fn deref(&self) -> &Layout {
         &self.layout
+    }
+}
+
+// === impl Piece ===
+
+impl Piece<'_> {
+    /// Elements of it.
+    pub(crate) fn len(&self) -> i64 {
+        self.range.end - self.range.start
+    }
+
+    /// The fp32 weights.
+    pub(crate) fn master(&self) -> Result<Numbers, TrainError> {
+        self.segment.master.narrowed(&self.range)
+    }
+
+    /// The gradient, where passes compute.
+    pub(crate) fn gradient(&self) -> Result<Tensor, TrainError> {
+        narrowed(&self.segment.own_gradient()?, &self.range)
+    }
+
+    /// Both moments.
+    pub(crate) fn moments(&self) -> Result<[Tensor; 2], TrainError> {
+        let Segment { exp_avg, exp_avg_sq, .. } = self.segment;
+        Ok([narrowed(exp_avg, &self.range)?, narrowed(exp_avg_sq, &self.range)?])
+    }
+
+    /// What of `numbers`, which belong to this piece, decays, and what does not.
+    pub(crate) fn split(&self, numbers: &Tensor) -> Result<[Tensor; 2], TrainError> {
+        self.segment.split(numbers, &self.range)
     }
 }

@@ -90,7 +90,7 @@ fn drift(
 fn a_weight_that_differs_by_one_bit_is_found_in_fp32() {
     let (drift, error) = drift(Dtype::Float32, |trainer, _| {
         let last = trainer.parameters.segments.last_mut().unwrap();
-        let mut weight = last.slots[0].view(&last.master).unwrap();
+        let mut weight = last.slots[0].view(&last.master.values().unwrap()).unwrap();
         let bits = weight.f_view_dtype(Kind::Int).unwrap().f_add_scalar(1).unwrap();
         weight.f_copy_(&bits.f_view_dtype(Kind::Float).unwrap()).unwrap();
     });

@@ -9,7 +9,7 @@ use crate::{ShardProblem, TrainError, Trainer};
 /// Puts NaN into the policy's final norm, where it reaches every log-probability.
 fn poison(trainer: &mut Trainer) {
     let last = trainer.parameters.segments.last_mut().unwrap();
-    let mut weight = last.slots[0].view(&last.master).unwrap();
+    let mut weight = last.slots[0].view(&last.master.values().unwrap()).unwrap();
     let _ = weight.f_fill_(f64::NAN).unwrap();
 }
 

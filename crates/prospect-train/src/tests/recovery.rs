@@ -174,7 +174,8 @@ fn a_root_that_is_lost_while_it_sends_takes_no_weights_with_it() {
                 // It sends what it holds, then one buffer, which is damaged on the way, then nothing.
                 let mut marks = Tensor::f_from_slice(&trainer.marks().unwrap()).unwrap();
                 group.broadcast(&mut marks, 0).unwrap().wait().unwrap();
-                let mut damaged = trainer.parameters.segments[0].master.f_zeros_like().unwrap();
+                let master = trainer.parameters.segments[0].master.values().unwrap();
+                let mut damaged = master.f_zeros_like().unwrap();
                 let _ = damaged.f_fill_(f64::NAN).unwrap();
                 group.broadcast(&mut damaged, 0).unwrap().wait().unwrap();
                 group.abort().unwrap();

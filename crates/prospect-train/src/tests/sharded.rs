@@ -10,8 +10,8 @@ use prospect_libtorch::storage_bytes;
 use tch::{Device, Tensor};
 
 use super::support::{
-    ThreadExchange, alone, config, group, loss, ranks, sequences, shard, step, total, train,
-    with_store, world,
+    ThreadExchange, config, group, loss, ranks, sequences, shard, step, total, train, with_store,
+    world,
 };
 use crate::trainer::Pending;
 use crate::{FailureKind, TrainError, Trainer};
@@ -195,15 +195,23 @@ fn an_optimizer_in_main_memory_gives_the_same_curve() {
 
 #[test]
 fn an_optimizer_in_main_memory_makes_the_same_bits() {
-    let digest = |offload| {
-        let mut config = config("smollm2", "llama2");
-        config.train.offload_optimizer = offload;
-        alone(&config, |trainer, exchange| {
-            train(trainer, exchange, 1..=3, (0, 1)).unwrap();
+    let digests = |config: &RunConfig| {
+        world(2, config, |rank, trainer, exchange| {
+            // So that each segment is several pieces.
+            trainer.parameters.piece_len = 192;
+            train(trainer, exchange, 1..=3, (rank, 2)).unwrap();
             trainer.digest().unwrap()
         })
     };
-    assert_eq!(digest(true), digest(false));
+    for mode in [Mode::Replicated, Mode::ShardedOptimizer, Mode::FullySharded] {
+        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+            let mut config = mode_config(mode, "smollm2");
+            config.model.dtype = dtype;
+            let expected = digests(&config);
+            config.train.offload_optimizer = true;
+            assert_eq!(digests(&config), expected, "{mode:?}, {dtype:?}");
+        }
+    }
 }
 
 #[test]
@@ -330,7 +338,8 @@ fn a_reference_point_that_is_not_finite_stops_every_rank() {
 fn resident_bytes(trainer: &Trainer) -> u64 {
     let mut tensors: Vec<&Tensor> = Vec::new();
     for segment in &trainer.parameters.segments {
-        tensors.extend([&segment.master, &segment.gradient, &segment.exp_avg, &segment.exp_avg_sq]);
+        tensors.extend(segment.master.buffers());
+        tensors.extend([&segment.gradient, &segment.exp_avg, &segment.exp_avg_sq]);
     }
     let policy = (trainer.policy(), &trainer.parameters.weights);
     let reference = trainer.reference.loaded();

@@ -120,6 +120,21 @@ fn optimizers_in_main_memory_are_saved_and_restored() {
 }
 
 #[test]
+fn fp32_weights_of_bf16_runs_move_into_and_out_of_main_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    for mode in ALL {
+        let mut here = mode_config(mode, "smollm2");
+        here.model.dtype = Dtype::Bfloat16;
+        let mut there = here.clone();
+        there.train.offload_optimizer = true;
+        let whole = save(2, &here, dir.path());
+        assert_eq!(resume(2, &there, dir.path()), whole, "{mode:?}");
+        assert_eq!(save(2, &there, dir.path()), whole, "{mode:?}");
+        assert_eq!(resume(2, &here, dir.path()), whole, "{mode:?}");
+    }
+}
+
+#[test]
 fn the_files_of_a_world_hold_what_one_file_holds() {
     let dir = tempfile::tempdir().unwrap();
     let [alone_dir, sharded_dir] = ["alone", "sharded"].map(|name| dir.path().join(name));
