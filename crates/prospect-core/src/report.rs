@@ -54,14 +54,15 @@ pub struct PhaseSeconds {
     pub reference_point: f64,
     /// Policy forward and backward passes.
     pub forward_backward: f64,
-    /// Waiting for gradients to be summed over ranks.
+    /// Waiting for gradients to be summed over ranks, also in the middle of a backward pass.
     pub all_reduce: f64,
     /// Waiting for weights that other ranks hold; a part of the phases above.
     pub gather: f64,
     /// Between the end of the step before and the beginning of this one, but for its update: waiting
-    /// for its commit and for this step's shard, copying weights for a checkpoint.
+    /// for its commit and for this step's shard, where ranks share weights that of every rank, and
+    /// copying weights for a checkpoint.
     pub commit: f64,
-    /// Norm and clipping, and the update of the step before.
+    /// The norm, and clipping and update of the step before.
     pub optimizer: f64,
     /// The whole step, from the end of the one before in the same world.
     pub total: f64,

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use prospect_core::PhaseSeconds;
@@ -29,8 +30,8 @@ pub(crate) enum Phase {
 pub(crate) struct Clock {
     device: Device,
     /// Each with the phase that ended then; none where the clock stood still before.
-    moments: Vec<(Option<Phase>, Moment)>,
-    is_running: bool,
+    moments: RefCell<Vec<(Option<Phase>, Moment)>>,
+    is_running: Cell<bool>,
 }
 
 /// A moment on a device. Those of one device are all of one kind.
@@ -44,19 +45,20 @@ pub(crate) enum Moment {
 impl Clock {
     /// A clock that stands still.
     pub(crate) fn new(device: Device) -> Self {
-        Self { device, moments: Vec::new(), is_running: false }
+        Self { device, moments: RefCell::default(), is_running: Cell::default() }
     }
 
     /// Ends a phase; the next begins. A clock that stands still starts.
-    pub(crate) fn lap(&mut self, phase: Phase) -> Result<(), TrainError> {
-        self.moments.push((self.is_running.then_some(phase), Moment::of(self.device)?));
-        self.is_running = true;
+    pub(crate) fn lap(&self, phase: Phase) -> Result<(), TrainError> {
+        let moment = Moment::of(self.device)?;
+        let ended = self.is_running.replace(true).then_some(phase);
+        self.moments.borrow_mut().push((ended, moment));
         Ok(())
     }
 
     /// Stands still until the next lap: what happens meanwhile belongs to no step.
-    pub(crate) fn stop(&mut self) {
-        self.is_running = false;
+    pub(crate) fn stop(&self) {
+        self.is_running.set(false);
     }
 
     /// Stands still and forgets what was not read.
@@ -65,15 +67,17 @@ impl Clock {
     }
 
     /// The phases that ended since the last reading. Waits until the device has passed them.
-    pub(crate) fn read(&mut self) -> Result<PhaseSeconds, TrainError> {
+    pub(crate) fn read(&self) -> Result<PhaseSeconds, TrainError> {
         let mut seconds = PhaseSeconds::default();
-        for (before, (phase, moment)) in self.moments.iter().zip(self.moments.iter().skip(1)) {
+        let mut moments = self.moments.borrow_mut();
+        for (before, (phase, moment)) in moments.iter().zip(moments.iter().skip(1)) {
             let Some(phase) = phase else { continue };
             let passed = moment.seconds_since(&before.1)?;
             *phase.of(&mut seconds) += passed;
             seconds.total += passed;
         }
-        self.moments.drain(..self.moments.len().saturating_sub(1));
+        let num_read = moments.len().saturating_sub(1);
+        moments.drain(..num_read);
         Ok(seconds)
     }
 }

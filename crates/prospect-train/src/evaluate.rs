@@ -1,6 +1,6 @@
 //! One pass of evaluation: forward only, with the weights as they are.
 
-use prospect_core::{PhaseSeconds, Shard, StepPhase, StepReport};
+use prospect_core::{Shard, StepPhase, StepReport};
 
 use crate::clock::{Clock, Phase};
 use crate::error::failpoint;
@@ -32,7 +32,7 @@ impl Trainer {
         shard: &Shard,
         exchange: &mut dyn ReferencePointExchange,
     ) -> Result<StepReport, TrainError> {
-        let mut clock = Clock::new(self.device);
+        let clock = Clock::new(self.device);
         clock.lap(Phase::Scoring)?;
         self.begin(shard, self.done)?;
         failpoint("worker::eval")?;
@@ -56,8 +56,7 @@ impl Trainer {
         if !point.raw.is_finite() || !tally.not_finite.is_empty() {
             return Err(self.not_finite_here(shard.step, tally, &point));
         }
-        let seconds = clock.read()?;
-        let seconds = PhaseSeconds { gather: self.take_gather_seconds()?, ..seconds };
+        let seconds = self.seconds(&clock)?;
         self.report(shard, tally, references.computed, (0.0, seconds))
     }
 }

@@ -1,7 +1,7 @@
 //! The way to the reference point: sums of mismatched log-ratios go out, one number for the
 //! whole world comes back. Who adds them up is not this crate's business.
 
-use prospect_core::{PartKlSums, ReferencePoint};
+use prospect_core::{PartKlSums, ReferencePoint, Shard, Step};
 
 /// Why no reference point came.
 #[derive(Debug, thiserror::Error)]
@@ -34,4 +34,11 @@ pub trait ReferencePointExchange {
     /// # Errors
     /// When it does not come.
     fn wait(&mut self) -> Result<ReferencePoint, ExchangeError>;
+
+    /// This rank's training shard of the step after this one, if it is here already. Whoever gives it
+    /// hands the same shard to the step itself. Asked at the end of a step, so that ranks which
+    /// share weights agree on its passes without another read of the device.
+    fn shard_after(&mut self, _step: Step) -> Option<Box<Shard>> {
+        None
+    }
 }

@@ -3,6 +3,7 @@
 //! comes in as a shard; the reference point comes through [`ReferencePointExchange`]. This crate
 //! knows no sockets, no runtime and no clock but the one that measures phases.
 
+mod agreement;
 mod align;
 mod batch;
 mod canonical;

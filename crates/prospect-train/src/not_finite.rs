@@ -5,10 +5,11 @@ use std::fmt;
 
 use prospect_core::{Label, Mode, ReferencePoint, RowId, Step};
 use prospect_libtorch::ProcessGroup;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::examples::Tally;
 use crate::parameters::{Parameters, narrowed};
+use crate::readback::fetch;
 use crate::{TrainError, Trainer};
 
 /// Where a step stopped because a number was not finite.
@@ -91,7 +92,7 @@ impl Trainer {
         flags[group.rank()] = if tally.not_finite.is_empty() { 0.0 } else { 1.0 };
         let mut flags = Tensor::f_from_slice(&flags)?.f_to_device(self.device)?;
         group.all_reduce_sum(&mut flags)?.wait()?;
-        let flags = Vec::<f32>::try_from(&flags.f_to_device(Device::Cpu)?)?;
+        let flags = Vec::<f32>::try_from(&fetch(&flags)?)?;
         group.check_health()?;
         let ranks: Vec<usize> = (0..flags.len()).filter(|&rank| flags[rank] > 0.0).collect();
         let gradient = match grad_norm {
@@ -131,7 +132,7 @@ fn first_not_finite(
     if parameters.mode != Mode::Replicated {
         let mut sums = Tensor::f_from_slice(&counts)?.f_to_device(parameters.device())?;
         group.all_reduce_sum(&mut sums)?.wait()?;
-        counts = Vec::try_from(&sums.f_to_device(Device::Cpu)?)?;
+        counts = Vec::try_from(&fetch(&sums)?)?;
         group.check_health()?;
     }
     let found = slots().zip(counts).find(|(_, count)| *count > 0);

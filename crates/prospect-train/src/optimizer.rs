@@ -1,8 +1,9 @@
-//! The update: norm of the global gradient, clipping as `torch.nn.utils.clip_grad_norm_`, AdamW. In
-//! sharded modes each rank does its shard, and only the norm is worked out together.
+//! The update: squares for the norm of the global gradient, clipping as
+//! `torch.nn.utils.clip_grad_norm_`, AdamW. In sharded modes each rank does its shard, and only the
+//! norm is worked out together.
 
-use prospect_core::{Mode, TrainConfig};
-use prospect_libtorch::{AdamWOptions, ProcessGroup, fused_adamw};
+use prospect_core::TrainConfig;
+use prospect_libtorch::{AdamWOptions, fused_adamw};
 use tch::{Kind, Tensor};
 
 use crate::TrainError;
@@ -24,12 +25,9 @@ struct Update {
     number: u64,
 }
 
-/// L2 norm of all gradients, an f64 scalar on their device, the same bits on every rank; not
-/// finite if any element is not.
-pub(crate) fn gradient_norm(
-    parameters: &Parameters,
-    group: &ProcessGroup,
-) -> Result<Tensor, TrainError> {
+/// Sum of the squares of this rank's gradients, an f64 scalar on their device; not finite if any
+/// element is not.
+pub(crate) fn gradient_square(parameters: &Parameters) -> Result<Tensor, TrainError> {
     let _no_grad = tch::no_grad_guard();
     let mut norms = Vec::new();
     for segment in &parameters.segments {
@@ -44,15 +42,7 @@ pub(crate) fn gradient_norm(
         }
     }
     let squares = Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?.f_square()?;
-    let mine = squares.f_sum(Kind::Double)?;
-    if parameters.mode == Mode::Replicated {
-        return Ok(mine.f_sqrt()?);
-    }
-    let size = group.world_size() as i64;
-    let mut all = Tensor::f_zeros([size], (Kind::Double, mine.device()))?;
-    group.all_gather(&mut all, &mine.f_view([1])?)?.wait()?;
-    // Added here and in the order of the ranks, so that all get the same.
-    Ok(all.f_sum(Kind::Double)?.f_sqrt()?)
+    Ok(squares.f_sum(Kind::Double)?)
 }
 
 /// Scales all gradients down to `max_norm` if their norm is above it; 0 means never.

@@ -12,6 +12,7 @@ use tch::Tensor;
 
 use crate::TrainError;
 use crate::canonical::Canonical;
+use crate::clock::{Clock, Phase};
 use crate::parameters::Parameters;
 use crate::progress::Progress;
 
@@ -27,6 +28,8 @@ pub(crate) enum Summation<'a> {
 /// pass, elsewhere of the last.
 pub(crate) struct Reduction<'a> {
     group: &'a ProcessGroup,
+    /// Tells waits apart from the backward pass that they interrupt.
+    clock: &'a Clock,
     works: VecDeque<InFlight>,
     /// Segments whose reduction has not started: this many from the beginning of the chain.
     num_pending: usize,
@@ -46,14 +49,18 @@ const MAX_PRODUCTS: usize = 1;
 // === impl Summation ===
 
 impl<'a> Summation<'a> {
-    /// Nothing started yet.
+    /// Nothing started yet. The clock measures the step.
     pub(crate) fn new(
         config: &TrainConfig,
         group: &'a ProcessGroup,
+        clock: &'a Clock,
         parameters: &Parameters,
     ) -> Self {
         match config.reduction {
-            prospect_core::Reduction::Fast => Self::Fast(Reduction::new(group, parameters)),
+            prospect_core::Reduction::Fast => {
+                let num_pending = parameters.segments.len();
+                Self::Fast(Reduction { group, clock, works: VecDeque::new(), num_pending })
+            }
             prospect_core::Reduction::Canonical => {
                 Self::Canonical(Canonical::new(group, config.reduction_parts))
             }
@@ -113,12 +120,7 @@ pub(crate) fn parts_here(config: &TrainConfig, group: &ProcessGroup) -> std::ops
 
 // === impl Reduction ===
 
-impl<'a> Reduction<'a> {
-    /// Nothing started yet.
-    fn new(group: &'a ProcessGroup, parameters: &Parameters) -> Self {
-        Self { group, works: VecDeque::new(), num_pending: parameters.segments.len() }
-    }
-
+impl Reduction<'_> {
     /// Starts the reductions of this segment and all behind it, whose gradients are final.
     pub(crate) fn start_from(
         &mut self,
@@ -128,7 +130,10 @@ impl<'a> Reduction<'a> {
         while self.num_pending > segment {
             self.num_pending -= 1;
             if parameters.mode == Mode::FullySharded && self.works.len() == MAX_PRODUCTS {
+                // This is waited for while the pass goes on.
+                self.clock.lap(Phase::ForwardBackward)?;
                 self.end_first(parameters)?;
+                self.clock.lap(Phase::AllReduce)?;
             }
             let mut gradient = match parameters.mode {
                 Mode::FullySharded => parameters.take_product(self.num_pending)?,

@@ -1,20 +1,19 @@
 //! One step of training: the gradient of a global batch, and the update that it may become.
 //!
 //! The host hears from the device twice in a step: of the log-probabilities that the KL sums are
-//! made of, and at the end of everything else at once.
+//! made of, and at the end of everything else at once (see `readback`).
 
 use std::ops::Range;
 
-use prospect_core::{
-    Microbatch, PhaseSeconds, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport,
-};
+use prospect_core::{Microbatch, ReferencePoint, Shard, ShardPart, Step, StepPhase, StepReport};
 
+use crate::agreement::{Agreement, Word};
 use crate::chain::ForwardPass;
 use crate::clock::Phase;
 use crate::drift::DriftCheck;
 use crate::error::failpoint;
 use crate::examples::{References, Tally, coefficients};
-use crate::optimizer::{clip, gradient_norm, update};
+use crate::optimizer::{clip, gradient_square, update};
 use crate::passes::mismatched;
 use crate::readback::Readback;
 use crate::reduction::Summation;
@@ -52,6 +51,7 @@ impl Trainer {
         self.progress.set_phase(next);
         if report.is_err() {
             self.clock.reset();
+            self.next_passes = None;
         }
         report
     }
@@ -93,9 +93,9 @@ impl Trainer {
         shard: &Shard,
         exchange: &mut dyn ReferencePointExchange,
     ) -> Result<StepReport, TrainError> {
-        self.clock.lap(Phase::Commit)?;
         self.discard();
         self.begin(shard, self.done.next())?;
+        self.clock.lap(Phase::Commit)?;
         failpoint("worker::scoring")?;
         let checks_drift = self.checks_drift(shard.kind);
         let drift =
@@ -132,25 +132,31 @@ impl Trainer {
 
         // Everything that the step gives comes from the device at once, when it has done all
         // reductions. Sums that a failed one left behind mean a lost peer, whatever they are.
-        let norm = gradient_norm(&self.parameters, self.world()?)?;
-        let norm_place = readback.push(norm.f_view(-1)?)?;
+        let next = self.passes_after(shard.step, exchange)?;
+        let word = Word { saves: shard.checkpoint_after, next };
+        let square = gradient_square(&self.parameters)?;
+        let words = readback.push(word.tell(&square, self.parameters.mode, self.world()?)?)?;
+        self.clock.lap(Phase::Optimizer)?;
         let values = readback.read()?;
         self.world()?.check_health()?;
+        // All that was measured has passed by the time that this is read.
+        let seconds = self.seconds(&self.clock)?;
         for Trained { part_idx, microbatch, log_probs } in trained {
             let context = (&references, &point, self.objective.as_ref());
             tally.targets((shard, part_idx), microbatch, &values[log_probs], context);
         }
         tally.refuse_drift()?;
-        let grad_norm = values[norm_place.start];
+        let Agreement { grad_norm, saves, next } = Agreement::of(&values[words]);
         if !grad_norm.is_finite() {
             return Err(self.not_finite_everywhere(shard.step, tally, &point, Some(grad_norm))?);
         }
+        // The device does this while the report is on its way.
         clip(&mut self.parameters, grad_norm, self.config.train.max_grad_norm)?;
         self.clock.lap(Phase::Optimizer)?;
-        let seconds = self.clock.read()?;
-        let seconds = PhaseSeconds { gather: self.take_gather_seconds()?, ..seconds };
         let report = self.report(shard, tally, references.computed, (grad_norm, seconds))?;
-        self.pending = Some(Pending { step: shard.step, learning_rate: shard.learning_rate });
+        let Shard { step, learning_rate, .. } = *shard;
+        self.next_passes = next.map(|passes| (step.next(), passes));
+        self.pending = Some(Pending { step, learning_rate, saves });
         Ok(report)
     }
 
@@ -167,7 +173,8 @@ impl Trainer {
         failpoint("worker::backward")?;
         self.progress.set_phase(StepPhase::ForwardBackward);
         let group = self.group.as_ref().ok_or(TrainError::NoWorld)?;
-        let mut summation = Summation::new(&self.config.train, group, &self.parameters);
+        let mut summation =
+            Summation::new(&self.config.train, group, &self.clock, &self.parameters);
         let is_idle = ahead.is_none();
         let mut trained = Vec::new();
         for (part_idx, part) in shard.parts.iter().enumerate() {

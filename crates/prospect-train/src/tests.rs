@@ -13,6 +13,7 @@ mod overlap;
 mod places;
 mod precision;
 mod reading;
+mod reads;
 mod recovery;
 mod sharded;
 mod sharded_checkpoints;

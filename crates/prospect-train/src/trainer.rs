@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use prospect_core::{Mode, Restore, RunConfig, Step, StepPhase};
+use prospect_core::{Mode, PhaseSeconds, Restore, RunConfig, Step, StepPhase};
 use prospect_libtorch::{
     AbortHandle, ProcessGroup, cuda_memory_stats, process_peak_memory_bytes, set_threads,
 };
@@ -40,6 +40,8 @@ pub struct Trainer {
     pub(crate) parameters: Parameters,
     /// Of the step that was begun last, where ranks share the weights that passes compute with.
     pub(crate) passes: Passes,
+    /// Those that the ranks of this world have agreed on for the step that comes next.
+    pub(crate) next_passes: Option<(Step, Passes)>,
     pub(crate) objective: Box<dyn Objective>,
     pub(crate) policy_cost: PassCost,
     pub(crate) progress: Arc<Progress>,
@@ -57,6 +59,8 @@ pub struct Trainer {
 pub(crate) struct Pending {
     pub(crate) step: Step,
     pub(crate) learning_rate: f64,
+    /// A checkpoint of it is ordered.
+    pub(crate) saves: bool,
 }
 
 impl Trainer {
@@ -119,6 +123,7 @@ impl Trainer {
             loads_reference_early: false,
             parameters,
             passes: Passes::default(),
+            next_passes: None,
             objective: objective(&config.objective),
             progress,
             done: Step(0),
@@ -162,6 +167,7 @@ impl Trainer {
     /// pending gradient stay. The others notice that a connection is lost.
     pub fn leave(&mut self) {
         self.clock.stop();
+        self.next_passes = None;
         if let Some(group) = self.group.take()
             && let Err(error) = group.abort()
         {
@@ -207,6 +213,12 @@ impl Trainer {
         self.pending.map(|pending| pending.step)
     }
 
+    /// Whether a checkpoint of the pending step is ordered: where ranks share weights or optimizer
+    /// state by the shard of any of them, and then all say the same; elsewhere by this rank's.
+    pub fn saves_pending(&self) -> bool {
+        self.pending.is_some_and(|pending| pending.saves)
+    }
+
     /// How far the work has come, for other threads.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
@@ -228,11 +240,12 @@ impl Trainer {
         self.reference.chain(&self.progress, self.group.as_ref())
     }
 
-    /// Seconds since this was last asked in which passes waited for weights of other ranks. Waits
-    /// until the device has passed them.
-    pub(crate) fn take_gather_seconds(&self) -> Result<f64, TrainError> {
+    /// Where the time went that this clock measured, and how much of it passes waited for weights of
+    /// other ranks, since this was last asked. Waits until the device has passed what is told.
+    pub(crate) fn seconds(&self, clock: &Clock) -> Result<PhaseSeconds, TrainError> {
         let reference = self.reference.weights().map_or(Ok(0.0), Weights::take_seconds)?;
-        Ok(reference + self.parameters.weights.take_seconds()?)
+        let gather = reference + self.parameters.weights.take_seconds()?;
+        Ok(PhaseSeconds { gather, ..clock.read()? })
     }
 
     /// Counts passes from 0 again, and gives up what a pass that failed has left.

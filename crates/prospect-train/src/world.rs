@@ -4,10 +4,11 @@ use std::path::Path;
 
 use prospect_core::{Mode, Restore, Step};
 use prospect_model::ModelFiles;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::checkpoint::together;
 use crate::parameters::Place;
+use crate::readback::fetch;
 use crate::{TrainError, Trainer};
 
 /// Numbers that are equal on two trainers if their state is: step, updates, whether nothing has
@@ -80,7 +81,7 @@ impl Trainer {
         let size = group.world_size() * NUM_MARKS;
         let mut all = Tensor::f_zeros([size as i64], (Kind::Int64, self.device))?;
         group.all_gather(&mut all, &mine)?.wait()?;
-        let all = Vec::<i64>::try_from(&all.f_to_device(Device::Cpu)?)?;
+        let all = Vec::<i64>::try_from(&fetch(&all)?)?;
         group.check_health()?;
         let mut ranks = all.chunks_exact(NUM_MARKS);
         let first = ranks.next().expect("a world has a rank");
@@ -124,7 +125,7 @@ impl Trainer {
         let group = self.world()?;
         let mut marks = Tensor::f_from_slice(&mine)?.f_to_device(self.device)?;
         group.broadcast(&mut marks, root)?.wait()?;
-        let marks = Vec::<i64>::try_from(&marks.f_to_device(Device::Cpu)?)?;
+        let marks = Vec::<i64>::try_from(&fetch(&marks)?)?;
         // What a failed collective left behind is not to be believed.
         group.check_health()?;
         let has_them = mine.as_slice() == marks;

@@ -9,6 +9,7 @@ use prospect_libtorch::ProcessGroup;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainError;
+use crate::readback::fetch;
 
 /// How often ranks hear of each other.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ fn tell(
         let input = Tensor::f_from_slice(&[mine])?.f_to_device(device)?;
         let mut all = Tensor::f_zeros([group.world_size() as i64], (Kind::Int64, device))?;
         group.all_gather(&mut all, &input)?.wait()?;
-        let all = Vec::<i64>::try_from(&all.f_to_device(Device::Cpu)?)?;
+        let all = Vec::<i64>::try_from(&fetch(&all)?)?;
         // What a failed collective left behind is not to be believed.
         group.check_health()?;
         if !all.contains(&BUSY) {
@@ -104,7 +105,7 @@ pub(crate) fn share_text(
 pub(crate) fn any(group: &ProcessGroup, device: Device, holds: bool) -> Result<bool, TrainError> {
     let mut count = Tensor::f_from_slice(&[i64::from(holds)])?.f_to_device(device)?;
     group.all_reduce_sum(&mut count)?.wait()?;
-    let count = count.f_int64_value(&[0])?;
+    let count = fetch(&count)?.f_int64_value(&[0])?;
     group.check_health()?;
     Ok(count > 0)
 }
@@ -113,7 +114,7 @@ pub(crate) fn any(group: &ProcessGroup, device: Device, holds: bool) -> Result<b
 fn broadcast(group: &ProcessGroup, device: Device, mine: Tensor) -> Result<Tensor, TrainError> {
     let mut tensor = mine.f_to_device(device)?;
     group.broadcast(&mut tensor, 0)?.wait()?;
-    let tensor = tensor.f_to_device(Device::Cpu)?;
+    let tensor = fetch(&tensor)?;
     group.check_health()?;
     Ok(tensor)
 }

@@ -17,7 +17,7 @@ fn check(body: impl Fn(Clock)) {
 
 #[test]
 fn phases_are_added_and_make_up_the_total() {
-    check(|mut clock| {
+    check(|clock| {
         clock.lap(Phase::Commit).unwrap();
         for phase in [Phase::Scoring, Phase::ForwardBackward, Phase::Scoring] {
             sleep(SHORT);

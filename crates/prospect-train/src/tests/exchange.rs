@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
-use prospect_core::{KlSums, PartKlSums, ReferencePoint};
+use prospect_core::{KlSums, PartKlSums, ReferencePoint, Shard, Step};
 
 use crate::{ExchangeError, ReferencePointExchange};
 
@@ -14,6 +14,8 @@ pub(super) struct ThreadExchange {
     pub(super) points: Vec<ReferencePoint>,
     /// Done once when the next reference point has come.
     pub(super) then: Option<Box<dyn FnOnce() + Send>>,
+    /// The shard that has come before its time.
+    pub(super) next: Option<Shard>,
 }
 
 /// The sums of one step. A rank submits again only after it waited, so at most one rank's
@@ -29,7 +31,13 @@ impl ThreadExchange {
         let round = Round { sums: vec![None; world_size], point: None, num_waiting: 0 };
         let shared = Arc::new((Mutex::new(round), Condvar::new()));
         (0..world_size)
-            .map(|rank| Self { rank, shared: Arc::clone(&shared), points: Vec::new(), then: None })
+            .map(|rank| Self {
+                rank,
+                shared: Arc::clone(&shared),
+                points: Vec::new(),
+                then: None,
+                next: None,
+            })
             .collect()
     }
 }
@@ -72,5 +80,9 @@ impl ReferencePointExchange for ThreadExchange {
             then();
         }
         Ok(point)
+    }
+
+    fn shard_after(&mut self, _step: Step) -> Option<Box<Shard>> {
+        self.next.take().map(Box::new)
     }
 }

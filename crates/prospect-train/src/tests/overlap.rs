@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use prospect_core::{PartKlSums, ReferencePoint, ShardPart, StepPhase};
+use prospect_core::{Mode, PartKlSums, PhaseSeconds, ReferencePoint, ShardPart, StepPhase};
 
+use super::sharded::mode_config;
 use super::support::{alone, config, shard, step, world};
 use crate::progress::Observer;
 use crate::{ExchangeError, Progress, ReferencePointExchange, Trainer};
@@ -63,6 +64,19 @@ fn observe(trainer: &Trainer, observer: impl Fn(&Progress) + Send + Sync + 'stat
     trainer.progress().observer.set(Observer(Box::new(observer))).unwrap();
 }
 
+/// Tells a rank when pieces of work behind the reference point are done: 1 is the phase that begins,
+/// 2 the head, and so on to the first block.
+fn observe_backward(trainer: &Trainer, done: impl Fn(u64) + Send + Sync + 'static) {
+    let ticks = AtomicU64::new(0);
+    observe(trainer, move |progress| match progress.phase() {
+        StepPhase::ReferencePoint => ticks.store(1, Ordering::Relaxed),
+        StepPhase::ForwardBackward if ticks.load(Ordering::Relaxed) > 0 => {
+            done(ticks.fetch_add(1, Ordering::Relaxed));
+        }
+        _ => ticks.store(0, Ordering::Relaxed),
+    });
+}
+
 #[test]
 fn gradients_are_on_their_way_before_the_backward_pass_is_over() {
     let (sender, receiver) = mpsc::channel();
@@ -74,19 +88,13 @@ fn gradients_are_on_their_way_before_the_backward_pass_is_over() {
             // Stands still behind its last block, in front of its embedding.
             let num_blocks = trainer.policy().config().num_layers as u64;
             let receiver = Mutex::new(receiver.lock().unwrap().take().unwrap());
-            let (was_held, ticks) = (Arc::clone(&was_held), AtomicU64::new(0));
-            observe(trainer, move |progress| match progress.phase() {
-                StepPhase::ReferencePoint => ticks.store(1, Ordering::Relaxed),
-                StepPhase::ForwardBackward if ticks.load(Ordering::Relaxed) > 0 => {
-                    // Behind the reference point: the phase, the head and the blocks.
-                    let is_there = ticks.fetch_add(1, Ordering::Relaxed) == 2 + num_blocks;
-                    if is_there {
-                        was_held.fetch_add(1, Ordering::Relaxed);
-                        let arrived = receiver.lock().unwrap().recv_timeout(PATIENCE);
-                        arrived.expect("a sum with this rank's gradients arrived at the other");
-                    }
+            let was_held = Arc::clone(&was_held);
+            observe_backward(trainer, move |tick| {
+                if tick == 2 + num_blocks {
+                    was_held.fetch_add(1, Ordering::Relaxed);
+                    let arrived = receiver.lock().unwrap().recv_timeout(PATIENCE);
+                    arrived.expect("a sum with this rank's gradients arrived at the other");
                 }
-                _ => {}
             });
         } else {
             // Has nothing to compute, and tells when the first sum is there.
@@ -105,6 +113,48 @@ fn gradients_are_on_their_way_before_the_backward_pass_is_over() {
         was_held.load(Ordering::Relaxed)
     });
     assert_eq!(outcomes, [1, 0]);
+}
+
+#[test]
+fn waits_for_sums_in_the_middle_of_a_backward_pass_are_told() {
+    const HOLD: Duration = Duration::from_millis(50);
+    const STEPS: u64 = 3;
+    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = (Mutex::new(Some(sender)), Mutex::new(Some(receiver)));
+    let config = mode_config(Mode::FullySharded, "smollm2");
+    let seconds = world(2, &config, |rank, trainer, exchange| {
+        let num_blocks = trainer.policy().config().num_layers as u64;
+        if rank == 0 {
+            // Stands still behind its last block, whose sum the other then waits for.
+            let receiver = Mutex::new(receiver.lock().unwrap().take().unwrap());
+            observe_backward(trainer, move |tick| {
+                if tick == 3 {
+                    receiver.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                    thread::sleep(HOLD);
+                }
+            });
+        } else {
+            let sender = Mutex::new(sender.lock().unwrap().take().unwrap());
+            observe_backward(trainer, move |tick| {
+                if tick == 2 + num_blocks {
+                    sender.lock().unwrap().send(()).unwrap();
+                }
+            });
+        }
+        let steps = 1..=STEPS;
+        let reports = steps.map(|number| {
+            step(trainer, &shard(number, 1000, (rank, 2)), exchange).unwrap().phase_seconds
+        });
+        reports.collect::<Vec<PhaseSeconds>>()
+    });
+    // The first of them that a busy machine has not spoilt is enough.
+    let longest = seconds[1].iter().map(|seconds| seconds.all_reduce).fold(0.0, f64::max);
+    assert!(longest > HOLD.as_secs_f64() / 2.0, "{seconds:?}");
+    for seconds in seconds.iter().flatten() {
+        let computing = seconds.scoring + seconds.forward_backward + seconds.optimizer;
+        let sum = computing + seconds.reference_point + seconds.all_reduce + seconds.commit;
+        assert!((sum - seconds.total).abs() < 1e-9, "{seconds:?}");
+    }
 }
 
 #[test]

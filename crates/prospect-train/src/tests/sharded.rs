@@ -58,7 +58,7 @@ fn curve(
 
 /// Ranks have different numbers of microbatches: budgets differ, and the last has no sequences every
 /// other step.
-fn uneven(step: u64, (rank, world_size): (usize, usize)) -> Shard {
+pub(super) fn uneven(step: u64, (rank, world_size): (usize, usize)) -> Shard {
     let has_nothing = |rank: usize| step.is_multiple_of(2) && rank + 1 == world_size && rank > 0;
     if has_nothing(rank) {
         let part = ShardPart { part: rank as u32, ..ShardPart::default() };

@@ -1,7 +1,7 @@
 //! The reference point over the mailbox: sums go out as an event, the answer comes back as a
 //! letter, and an interruption ends the wait at once.
 
-use prospect_core::{PartKlSums, ReferencePoint};
+use prospect_core::{PartKlSums, ReferencePoint, Shard, Step};
 use prospect_proto::WorkerMessage;
 use prospect_train::{ExchangeError, ReferencePointExchange};
 
@@ -31,5 +31,9 @@ impl ReferencePointExchange for MailboxExchange<'_> {
         self.mailbox.wait_point(self.pass).map_err(|Interrupted| ExchangeError::Aborted {
             reason: "the world changes or the run has ended for this worker".to_owned(),
         })
+    }
+
+    fn shard_after(&mut self, step: Step) -> Option<Box<Shard>> {
+        self.mailbox.training_shard(self.voice.generation(), step.next())
     }
 }

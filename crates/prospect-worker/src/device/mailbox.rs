@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prospect_core::{Generation, ReferencePoint, Step, StepPhase, Weights};
+use prospect_core::{Generation, ReferencePoint, Shard, ShardKind, Step, StepPhase, Weights};
 use prospect_train::Progress;
 
 use super::interrupt::{Abandoned, Interrupt, Interrupted};
@@ -144,6 +144,17 @@ impl Mailbox {
         self.wait(|state| match owes_checkpoint && state.writing.is_none() {
             true => Some(None),
             false => state.orders.pop_front().map(Some),
+        })
+    }
+
+    /// The shard of a training step among the orders that wait; it stays there.
+    pub fn training_shard(&self, generation: Generation, step: Step) -> Option<Box<Shard>> {
+        self.lock().orders.iter().find_map(|(of, order)| match order {
+            Order::Shard(shard) => {
+                let found = (*of, shard.kind, shard.step);
+                (found == (generation, ShardKind::Train, step)).then(|| shard.clone())
+            }
+            Order::Place(_) | Order::Finish | Order::Stop { .. } => None,
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use prospect_core::{Generation, KlSums, PartKlSums, ReferencePoint, ShardKind, Step};
+use prospect_core::{Generation, KlSums, PartKlSums, ReferencePoint, Shard, ShardKind, Step};
 use prospect_proto::WorkerMessage;
 use prospect_train::{ExchangeError, ReferencePointExchange as _};
 use tokio::sync::mpsc;
@@ -148,6 +148,26 @@ fn a_regroup_gives_up_the_first_collective() {
     assert!(matches!(group.barrier(), Err(LibtorchError::Aborted { .. })));
     assert!(!mailbox.meets(Generation(1), group.abort_handle()));
     assert_eq!(mailbox.begin_forming(Generation(1)), Err(Interrupted));
+}
+
+#[test]
+fn only_the_shard_of_the_next_step_is_seen_before_its_time() {
+    let (voice, _heard) = voice();
+    let mailbox = Mailbox::default();
+    let mut exchange = MailboxExchange { pass: pass(3), mailbox: &mailbox, voice: &voice };
+    let shard = |step, kind| Box::new(Shard { step: Step(step), kind, ..Shard::default() });
+    for (generation, step, kind) in
+        [(1, 3, ShardKind::Eval), (2, 4, ShardKind::Train), (1, 5, ShardKind::Train)]
+    {
+        mailbox.order(Generation(generation), Order::Shard(shard(step, kind)));
+        assert_eq!(exchange.shard_after(Step(3)), None);
+    }
+    mailbox.order(Generation(1), Order::Shard(shard(4, ShardKind::Train)));
+    for _ in 0..2 {
+        assert_eq!(exchange.shard_after(Step(3)), Some(shard(4, ShardKind::Train)));
+    }
+    mailbox.interrupt(regroup(2)).give_up();
+    assert_eq!(exchange.shard_after(Step(3)), None);
 }
 
 #[test]

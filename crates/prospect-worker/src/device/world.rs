@@ -161,14 +161,15 @@ impl World {
         }
         let is_sharded = self.trainer.is_sharded();
         let is_rank_0 = self.placed("a shard")?.rank.0 == 0;
-        // Ranks that have their shards from different coordinators may have been told different things.
-        let saves_together = is_sharded && self.trainer.any(shard.checkpoint_after)?;
-        self.owes_checkpoint = shard.checkpoint_after && is_rank_0 && !is_sharded;
+        // Ranks that have their shards from different coordinators may have been told different
+        // things, so those of a sharded world have told each other.
+        let saves = self.trainer.saves_pending();
+        self.owes_checkpoint = saves && is_rank_0 && !is_sharded;
         self.voice.say(WorkerMessage::StepReport(report));
         self.set_phase(StepPhase::Commit);
         self.mailbox.wait_commit(shard.step)?;
         self.apply(shard.step)?;
-        if saves_together {
+        if saves && is_sharded {
             self.begin_or_skip_together(is_rank_0)?;
         }
         Ok(())
