@@ -27,6 +27,11 @@ pub(crate) fn scored(config: &ModelConfig, setup: &Setup, rows: u64) -> u64 {
     rows * config.hidden_size as u64 * bytes + Tile::new(config, setup, rows).scored(setup)
 }
 
+/// Whether the logits of so many completion tokens are one tile, which the second visit then finds.
+pub(crate) fn is_one_tile(config: &ModelConfig, setup: &Setup, rows: u64) -> bool {
+    Tile::new(config, setup, rows).logits == rows * config.vocab_size as u64
+}
+
 /// Bytes of the fp32 form that bf16 numbers get for a product on a CPU.
 fn copied(setup: &Setup) -> u64 {
     let is_copied = setup.device == DeviceKind::Cpu && setup.compute == ComputeType::Bfloat16;
