@@ -4,6 +4,7 @@
 //! what is planned is what is measured.
 
 mod activations;
+mod budget;
 pub mod config;
 mod devices;
 mod error;
@@ -20,6 +21,7 @@ mod time;
 mod waiting;
 mod workload;
 
+pub use budget::{Budget, Request};
 pub use config::{Family, Llama3Scaling, ModelConfig, RopeConfig, StoredType};
 pub use devices::{DeviceKind, Gpu, Hardware, WorkerDevice, dense_bf16_peak};
 pub use error::ShapeError;

@@ -1,5 +1,6 @@
 //! What the sequences of a step come to.
 
+use prospect_core::{ObjectiveName, RunConfig};
 use serde::Serialize;
 
 use crate::setup::Setup;
@@ -76,6 +77,12 @@ impl Lengths {
 // === impl Workload ===
 
 impl Workload {
+    /// Of a run whose rows are this long.
+    pub fn of_run(config: &RunConfig, lengths: Lengths) -> Self {
+        let global_batch_size = config.train.global_batch_size;
+        Self { global_batch_size, lengths, pairs: config.objective.name == ObjectiveName::Kto }
+    }
+
     /// Tokens of the rows of a step, which are what a run learns from.
     pub fn tokens(&self) -> f64 {
         f64::from(self.global_batch_size) * self.lengths.mean()
