@@ -1,5 +1,4 @@
-//! Memory of one worker, by what it is for: the worker that holds the most, which is rank 0, since
-//! it writes the model's part of checkpoints.
+//! Memory of one worker, by what it is for: the worker that holds the most.
 
 use prospect_core::{Mode, Recompute};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -198,9 +197,12 @@ impl Memory {
             *self.device.of(Kind::Gathered) =
                 bytes * (parts.ends() + block) + 4 * (parts.head() + block);
         }
-        // A sharded world that is told to stop saves what rank 0 gathers, whatever the interval.
+        // A sharded world that is told to stop saves its last step, whatever the interval: each rank
+        // gathers the weights of its own segments.
         if setup.checkpoints || setup.mode != Mode::Replicated {
-            let model = bytes * whole;
+            let saved =
+                if setup.mode == Mode::Replicated { whole } else { parts.saved(setup.world_size) };
+            let model = bytes * saved;
             let masters = if is_exact { 0 } else { 4 * own };
             *self.host.of(Kind::Checkpoint) = model + 8 * own + masters;
         }
