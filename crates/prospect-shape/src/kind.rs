@@ -11,7 +11,8 @@ pub enum Kind {
     Weights,
     /// Gradients, fp32.
     Gradients,
-    /// AdamW's two moments, and fp32 weights where passes compute in another type.
+    /// AdamW's two moments, and what the weights that passes compute with lack of fp32; where they are
+    /// offloaded fp32 weights.
     Optimizer,
     /// The reference's weights.
     Reference,
@@ -25,6 +26,8 @@ pub enum Kind {
     Head,
     /// What a pass without gradient needs, which is not at the same time as the three above.
     Scoring,
+    /// What the update needs beside the optimizer's state, when passes are done.
+    Update,
     /// The copy that a checkpoint is written from.
     Checkpoint,
     /// Files that are read, as far as they count as the process's memory.
@@ -33,7 +36,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Runtime,
         Self::Workspaces,
         Self::Weights,
@@ -45,6 +48,7 @@ impl Kind {
         Self::Backward,
         Self::Head,
         Self::Scoring,
+        Self::Update,
         Self::Checkpoint,
         Self::Loading,
     ];
@@ -63,6 +67,7 @@ impl Kind {
             Self::Backward => "backward",
             Self::Head => "head",
             Self::Scoring => "scoring",
+            Self::Update => "update",
             Self::Checkpoint => "checkpoint",
             Self::Loading => "loading",
         }

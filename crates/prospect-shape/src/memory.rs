@@ -1,5 +1,4 @@
-//! Memory of one worker, by what it is for: the worker that holds the most, which is rank 0, since
-//! it writes the model's part of checkpoints.
+//! Memory of one worker, by what it is for: the worker that holds the most.
 
 use prospect_core::{Mode, Recompute};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -36,6 +35,14 @@ struct Amounts([u64; Kind::ALL.len()]);
 /// Resident memory of a worker process that computes on a CPU before it holds a model: libtorch, its
 /// threads and those of a world. Measured, see `tests/memory.rs` of the engine.
 const CPU_RUNTIME: u64 = 150 << 20;
+
+/// Weights that an offloaded optimizer moves at a time: `PIECE` of the engine's `offload`.
+const OFFLOADED_PIECE: u64 = 1 << 24;
+
+/// bf16 weights whose fp32 form is made at a time, on CUDA and in main memory for each thread: `PIECE`
+/// and `CUDA_PIECE` of the engine's `numbers`.
+const CUDA_PIECE: u64 = 1 << 25;
+const CPU_PIECE: u64 = 1 << 17;
 
 /// What passes take of a CPU's memory in relation to what their tensors hold, since the allocator
 /// keeps gaps between them. Measured as above.
@@ -122,13 +129,25 @@ impl Memory {
         if setup.loads_reference {
             *self.device.of(Kind::Reference) = bytes * held(parts.reference());
         }
-        let masters = if is_exact && !setup.offload_optimizer { 0 } else { 4 * own };
+        // With moments: of bf16 weights what they lack of fp32 in 16 bits each, elsewhere fp32 weights.
+        let masters = match (setup.offload_optimizer, is_exact) {
+            (true, _) => 4 * own,
+            (false, true) => 0,
+            (false, false) => 2 * own,
+        };
         let optimizer = 8 * own + masters;
-        if setup.is_offloaded() {
-            // The gradient goes there segment by segment.
-            *self.host.of(Kind::Optimizer) = optimizer + 4 * parts.largest_segment();
+        let numbers_of_pieces = |most: u64| 4 * longest_shard(parts, setup).min(most);
+        if setup.offload_optimizer {
+            // Gradients of two pieces at a time go there, and weights of one come back to be rounded.
+            let piece = numbers_of_pieces(OFFLOADED_PIECE);
+            let place = if setup.is_offloaded() { &mut self.host } else { &mut self.device };
+            *place.of(Kind::Optimizer) = optimizer + 2 * piece;
+            *self.device.of(Kind::Optimizer) += if is_exact { 0 } else { piece };
         } else {
             *self.device.of(Kind::Optimizer) = optimizer;
+            // A piece at a time is made whole.
+            let most = if setup.device == DeviceKind::Cuda { CUDA_PIECE } else { CPU_PIECE };
+            *self.device.of(Kind::Update) = if is_exact { 0 } else { 4 * own.min(most) };
         }
         *self.device.of(Kind::Gradients) = 4 * match setup.mode {
             Mode::Replicated => whole + waiting_sums(parts, setup),
@@ -136,9 +155,12 @@ impl Memory {
             Mode::FullySharded => share,
         };
         *self.device.of(Kind::Gathered) = gathered(parts, setup);
-        // A sharded world that is told to stop saves what rank 0 gathers, whatever the interval.
+        // A sharded world that is told to stop saves its last step, whatever the interval: each rank
+        // gathers the weights of its own segments.
         if setup.checkpoints || setup.mode != Mode::Replicated {
-            let model = bytes * whole;
+            let saved =
+                if setup.mode == Mode::Replicated { whole } else { parts.saved(setup.world_size) };
+            let model = bytes * saved;
             let masters = if is_exact { 0 } else { 4 * own };
             *self.host.of(Kind::Checkpoint) = model + 8 * own + masters;
         }
@@ -210,6 +232,16 @@ fn waiting_sums(parts: &Parts, setup: &Setup) -> u64 {
     (most * parts.whole()).max(sending.max().unwrap_or_default())
 }
 
+/// Elements of a worker's longest shard of what the optimizer moves.
+fn longest_shard(parts: &Parts, setup: &Setup) -> u64 {
+    match setup.mode {
+        Mode::Replicated => parts.largest_segment(),
+        Mode::ShardedOptimizer | Mode::FullySharded => {
+            parts.largest_segment().div_ceil(u64::from(setup.world_size.max(1)))
+        }
+    }
+}
+
 /// Bytes of segments that are visited, where workers hold shares: the block at work and the next; the
 /// ends of the chain stay. The head's gradient is whole until the embedding's is added, the blocks'
 /// until they are sent. A pass through the reference needs its weights alone.
@@ -232,12 +264,12 @@ impl Amounts {
     }
 
     /// Files are read before the passes begin; passes without gradient are done before the others,
-    /// where head and backward follow each other.
+    /// where head and backward follow each other, and the update is done after them.
     fn peak(&self) -> u64 {
         let of = |kind: Kind| self.0[kind as usize];
         let state: u64 = Kind::ALL[..Kind::Activations as usize].iter().map(|&kind| of(kind)).sum();
         let training = of(Kind::Activations) + of(Kind::Backward).max(of(Kind::Head));
-        let passes = training.max(of(Kind::Scoring));
+        let passes = training.max(of(Kind::Scoring)).max(of(Kind::Update));
         state + (passes + of(Kind::Checkpoint)).max(of(Kind::Loading))
     }
 

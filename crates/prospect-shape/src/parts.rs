@@ -85,6 +85,14 @@ impl Parts {
         self.segments.iter().map(share).sum()
     }
 
+    /// Elements of the segments whose weights one of `world_size` ranks saves: every
+    /// `world_size`-th, of the rank with the most.
+    pub fn saved(&self, world_size: u32) -> u64 {
+        let world_size = (world_size as usize).clamp(1, self.segments.len());
+        let of_rank = |rank: usize| self.segments.iter().skip(rank).step_by(world_size).sum();
+        (0..world_size).map(of_rank).max().unwrap_or_default()
+    }
+
     /// Elements of the largest block.
     pub fn largest_block(&self) -> u64 {
         self.segments[1..=self.config.num_layers].iter().copied().max().unwrap_or_default()
@@ -141,6 +149,16 @@ mod tests {
             RunConfig::parse(&text.replace(&path("qwen2"), &dir.path().display().to_string()), &[]);
         let error = Parts::of_run(&absent.unwrap()).unwrap_err();
         assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn ranks_save_segments_in_turn() {
+        let parts = Parts::new(&smollm2_135m());
+        let (embedding, block) = (parts.segments()[0], parts.segments()[1]);
+        assert_eq!(parts.saved(1), parts.whole());
+        // Segments 0, 8, 16 and 24 of 32; the last is the norm alone.
+        assert_eq!(parts.saved(8), embedding + 3 * block);
+        assert_eq!(parts.saved(1000), embedding, "more ranks than segments");
     }
 
     #[test]
