@@ -37,7 +37,7 @@ struct Amounts([u64; Kind::ALL.len()]);
 const CPU_RUNTIME: u64 = 150 << 20;
 
 /// Weights that an offloaded optimizer moves at a time: `PIECE` of the engine's `offload`.
-const OFFLOADED_PIECE: u64 = 1 << 24;
+pub(crate) const OFFLOADED_PIECE: u64 = 1 << 24;
 
 /// bf16 weights whose fp32 form is made at a time, on CUDA and in main memory for each thread: `PIECE`
 /// and `CUDA_PIECE` of the engine's `numbers`.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::devices::{DeviceKind, Hardware};
 use crate::flops::PassCost;
 use crate::head;
+use crate::memory::OFFLOADED_PIECE;
 use crate::parts::Parts;
 use crate::setup::{ComputeType, Setup};
 use crate::workload::Workload;
@@ -75,9 +76,6 @@ const ADAM_BYTES: f64 = 28.0;
 const JOINING_BYTES: f64 = 16.0;
 const SPLITTING_BYTES: f64 = 6.0;
 const ROUNDING_BYTES: f64 = 30.0;
-
-/// Weights that are updated at a time in main memory: `PIECE` of the engine's offloaded optimizer.
-const OFFLOADED_PIECE: f64 = (1 << 24) as f64;
 
 /// Floating-point operations of a step on all workers, and how many passes a worker does them in.
 struct Work {
@@ -203,7 +201,7 @@ impl Times<'_> {
         let transfer = 4.0 * own / host_link_rate;
         let stages = [transfer, own * ADAM_BYTES / host_memory_rate, transfer];
         let longest = stages.into_iter().fold(0.0, f64::max);
-        let num_pieces = (own / OFFLOADED_PIECE).ceil();
+        let num_pieces = (own / OFFLOADED_PIECE as f64).ceil();
         clipping + longest + (stages.iter().sum::<f64>() - longest) / num_pieces
     }
 
