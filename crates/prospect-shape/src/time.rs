@@ -145,33 +145,28 @@ impl Times<'_> {
         } else {
             Operations::default()
         };
+        let world_size = f64::from(self.setup.world_size);
+        let passes =
+            |tokens: f64| (tokens / world_size / f64::from(self.microbatch_tokens)).ceil().max(1.0);
+        let num_microbatches = passes(self.workload.tokens());
+        // Logits of one tile are kept for the backward pass.
+        let num_predicted = (predicted / world_size / num_microbatches) as u64;
+        let keeps_logits = head::is_one_tile(self.parts.config(), self.setup, num_predicted);
         let again = Operations {
             blocks: if self.setup.recompute == Recompute::Blocks { forward.blocks } else { 0.0 },
-            head: if self.keeps_logits() { 0.0 } else { forward.head },
+            head: if keeps_logits { 0.0 } else { forward.head },
         };
-        let passes = |tokens: f64| {
-            let of_worker = tokens / f64::from(self.setup.world_size);
-            (of_worker / f64::from(self.microbatch_tokens)).ceil().max(1.0)
-        };
-        let tokens = self.workload.tokens();
         Work {
             forward,
             pairs: forward * pairs,
             reference,
             again,
-            num_microbatches: passes(tokens),
+            num_microbatches,
             num_reference_passes: match self.setup.loads_reference {
-                true => passes(tokens + pairs * predicted),
+                true => passes(self.workload.tokens() + pairs * predicted),
                 false => 0.0,
             },
         }
-    }
-
-    /// Whether the logits of a microbatch are one tile of the head, which the backward pass then finds.
-    fn keeps_logits(&self) -> bool {
-        let completion = self.workload.lengths.completion_share();
-        let rows = (f64::from(self.microbatch_tokens) * completion) as u64;
-        head::is_one_tile(self.parts.config(), self.setup, rows)
     }
 
     /// FLOP/s of all workers.
@@ -201,7 +196,9 @@ impl Times<'_> {
         let transfer = 4.0 * own / host_link_rate;
         let stages = [transfer, own * ADAM_BYTES / host_memory_rate, transfer];
         let longest = stages.into_iter().fold(0.0, f64::max);
-        let num_pieces = (own / OFFLOADED_PIECE as f64).ceil();
+        let share = own / self.parts.whole() as f64 / OFFLOADED_PIECE as f64;
+        let pieces = self.parts.segments().iter().map(|&len| (share * len as f64).ceil());
+        let num_pieces: f64 = pieces.sum();
         clipping + longest + (stages.iter().sum::<f64>() - longest) / num_pieces
     }
 
