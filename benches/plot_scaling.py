@@ -15,24 +15,18 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 5e5,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 128256,
-}
+import random_model
 
-# Widths, blocks and heads of Llama-3.2-1B, Llama-3.1-8B, a 30B between (as LLaMA-30B, with grouped
-# keys) and Llama-3.1-70B.
+EIGHT = random_model.SHAPES["llama-3.1-8b"]
+
+# Llama-3.2-1B, Llama-3.1-8B, a 30B between (as LLaMA-30B, with grouped keys) and Llama-3.1-70B.
 SHAPES = {
-    "1B": (2048, 8192, 16, 32, 8, True),
-    "8B": (4096, 14336, 32, 32, 8, False),
-    "30B": (6656, 17920, 60, 52, 4, False),
-    "70B": (8192, 28672, 80, 64, 8, False),
+    "1B": random_model.SHAPES["llama-3.2-1b"],
+    "8B": EIGHT,
+    "30B": EIGHT
+    | dict(hidden_size=6656, intermediate_size=17920, num_hidden_layers=60, num_attention_heads=52, num_key_value_heads=4),
+    "70B": EIGHT
+    | dict(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8),
 }
 
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
@@ -48,15 +42,7 @@ COLOURS = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5fb8"]
 
 
 def write_shape(folder, name):
-    hidden, mlp, layers, heads, kv_heads, tied = SHAPES[name]
-    config = LLAMA | {
-        "hidden_size": hidden,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "tie_word_embeddings": tied,
-    }
+    config = random_model.config(SHAPES[name], "bfloat16")
     model = Path(folder) / name
     model.mkdir()
     (model / "config.json").write_text(json.dumps(config))

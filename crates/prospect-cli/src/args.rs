@@ -135,14 +135,15 @@ pub struct PlanArgs {
     /// Kind of the GPUs, as the driver names it, for instance H100 [default: this machine's, else H100]
     #[arg(long, value_name = "NAME")]
     pub gpu: Option<String>,
-    /// Memory of a GPU in units of 10^9 bytes [default: train.memory_gb, else what it has]
+    /// Memory of a GPU in units of 10^9 bytes; plans with GPUs where this machine has none [default:
+    /// train.memory_gb, else what it has]
     #[arg(long, value_name = "GB", value_parser = positive)]
     pub gpu_memory: Option<f64>,
     /// FLOP/s that a worker's passes reach [default: half of a GPU's peak]
     #[arg(long, value_name = "RATE", value_parser = positive)]
     pub flops_per_second: Option<f64>,
     /// Measure the rate of this machine's matrix products, and plan with that
-    #[arg(long, conflicts_with = "flops_per_second")]
+    #[arg(long, conflicts_with_all = ["flops_per_second", "gpu"])]
     pub measure: bool,
     /// Bytes in units of 10^9 that a worker's collectives move a second [default: by the GPU's links]
     #[arg(long, value_name = "GB", value_parser = positive)]

@@ -22,9 +22,21 @@ pub struct Device {
     pub flops_per_second: Option<f64>,
 }
 
+impl Device {
+    /// Whether it is a GPU that can be used.
+    pub fn is_gpu(&self) -> bool {
+        self.name.starts_with("cuda:")
+    }
+
+    /// The driver's name, where it tells one.
+    pub fn driver_name(&self) -> String {
+        self.model.clone().unwrap_or_else(|| self.name.clone())
+    }
+}
+
 /// GPUs that the worker program sees; 0 where it cannot tell.
 pub fn num_gpus() -> Result<u32, CliError> {
-    Ok(names()?.iter().filter(|name| name.starts_with("cuda:")).count() as u32)
+    Ok(list()?.iter().filter(|device| device.is_gpu()).count() as u32)
 }
 
 /// Device of the worker of this number where `typed` was asked for: `auto` gives each one GPU
@@ -61,23 +73,29 @@ pub fn main_memory_bytes() -> Option<u64> {
     Some(limit.map_or(total, |limit| limit.min(total)))
 }
 
-/// What each of `workers` on this machine has, whose device was typed as `typed`; `auto` gives each
-/// one GPU where there are any. The memory of workers that share a device is divided.
+/// What each of `workers` on this machine has, whose device was typed as `typed`.
 pub fn of_worker(typed: &str, workers: u32) -> WorkerDevice {
-    let typed = if typed == "cuda" { "cuda:0" } else { typed };
-    let workers = u64::from(workers.max(1));
-    let is_gpu = |device: &&Device| device.name.starts_with("cuda:");
     let devices = if typed == "cpu" { Vec::new() } else { list().unwrap_or_default() };
-    let gpus: Vec<&Device> =
-        devices.iter().filter(is_gpu).filter(|gpu| typed == "auto" || gpu.name == typed).collect();
+    shared(&devices, typed, workers).0
+}
+
+/// What each of `workers` has on a machine with these devices, and how many share one; `auto` gives
+/// each one GPU where there are any. The memory of a device is divided among those that share it, and the
+/// machine's among all.
+pub fn shared(devices: &[Device], typed: &str, workers: u32) -> (WorkerDevice, u32) {
+    let typed = if typed == "cuda" { "cuda:0" } else { typed };
+    let is_meant = |device: &&Device| device.is_gpu() && (typed == "auto" || device.name == typed);
+    let gpus: Vec<&Device> = devices.iter().filter(is_meant).collect();
+    let part = |bytes: Option<u64>, sharing: u32| bytes.map(|bytes| bytes / u64::from(sharing));
+    let workers = workers.max(1);
+    let of_machine = part(main_memory_bytes(), workers);
     if gpus.is_empty() && !typed.starts_with("cuda") {
-        let memory_bytes = main_memory_bytes().map(|bytes| bytes / workers);
-        return WorkerDevice { kind: DeviceKind::Cpu, memory_bytes };
+        let (kind, memory_bytes) = (DeviceKind::Cpu, of_machine);
+        return (WorkerDevice { kind, memory_bytes, host_bytes: None }, workers);
     }
-    let sharing = workers.div_ceil(gpus.len().max(1) as u64);
-    let memory = gpus.iter().map(|gpu| gpu.memory_bytes).min().flatten();
-    let memory_bytes = memory.map(|bytes| bytes / sharing);
-    WorkerDevice { kind: DeviceKind::Cuda, memory_bytes }
+    let sharing = workers.div_ceil(gpus.len().max(1) as u32);
+    let memory_bytes = part(gpus.iter().map(|gpu| gpu.memory_bytes).min().flatten(), sharing);
+    (WorkerDevice { kind: DeviceKind::Cuda, memory_bytes, host_bytes: of_machine }, sharing)
 }
 
 fn read(arguments: &[&str]) -> Result<Vec<Device>, CliError> {

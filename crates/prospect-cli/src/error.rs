@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use prospect_coordinator::CoordinatorError;
 use prospect_core::{ConfigError, ExitCode};
 use prospect_data::DataError;
-use prospect_shape::{BudgetRefusal, ShapeError};
+use prospect_shape::{BudgetRefusal, Gpu, ShapeError};
 
 use crate::notices;
 
@@ -20,6 +20,19 @@ pub enum CliError {
     /// An argument has a form that cannot be used.
     #[error("{argument} is {found:?}, but it must be {expected}")]
     Argument { argument: &'static str, found: String, expected: &'static str },
+    /// A GPU is to be planned with that nothing is known of.
+    #[error(
+        "--gpu is {name:?}, whose rates are not known: name one of {}; for another, name the one that \
+         is most like it and give --gpu-memory, --flops-per-second and --link-gb-per-second",
+        Gpu::names().collect::<Vec<_>>().join(", ")
+    )]
+    UnknownGpu { name: String },
+    /// The rate of a GPU is to be measured where there is none.
+    #[error(
+        "--measure takes the rate of this machine's GPU, and there is none: leave it out, or give \
+         --flops-per-second"
+    )]
+    NothingToMeasure,
     /// A file cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
@@ -94,6 +107,8 @@ impl CliError {
             Self::Config { .. }
             | Self::Budget(_)
             | Self::Argument { .. }
+            | Self::UnknownGpu { .. }
+            | Self::NothingToMeasure
             | Self::Read { .. }
             | Self::WorkerMissing { .. }
             | Self::WorkerStart { .. } => ExitCode::Usage,

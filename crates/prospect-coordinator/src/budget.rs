@@ -4,11 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use prospect_core::{MicrobatchTokens, ObjectiveName, RowId, RunConfig};
-use prospect_data::TokenStore;
+use prospect_core::{MicrobatchTokens, RunConfig};
 use prospect_shape::{
-    BudgetRefusal, Demand, DeviceKind, Lengths, ModelConfig, Parts, Room, Setup, WorkerDevice,
-    Workload, check_longest, check_memory,
+    Budget, DeviceKind, Lengths, Parts, Request, Room, Setup, WorkerDevice, Workload, check_longest,
 };
 
 use crate::CoordinatorError;
@@ -33,76 +31,42 @@ pub(crate) fn settle(
         config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
         return Ok(None);
     }
-    let configured = config.train.microbatch_tokens.tokens();
-    if let Some(tokens) = configured {
-        check_longest(tokens, lengths.longest)?;
-    }
-    let typed = config.train.memory_gb.map(|gigabytes| (gigabytes * 1e9) as u64);
-    let Some(memory_bytes) = typed.or_else(|| device?.memory_bytes) else {
-        return match configured {
-            Some(_) => Ok(None),
-            None => Err(BudgetRefusal::UnknownMemory.into()),
-        };
-    };
-    let shape = match (ModelConfig::read(&config.model.path), configured) {
-        (Ok(shape), _) => shape,
-        // The workers say what is wrong with it, since they read all of the model.
-        (Err(_), Some(_)) => return Ok(None),
+    let tokens = config.train.microbatch_tokens.tokens();
+    let parts = match (Parts::of_run(config), tokens) {
+        (Ok(parts), _) => parts,
+        // The workers say what is wrong with it, since they read all of the models.
+        (Err(_), Some(tokens)) => return Ok(check_longest(tokens, lengths.longest).map(|()| None)?),
         (Err(error), None) => return Err(error.into()),
     };
-    let workload = Workload {
-        global_batch_size: config.train.global_batch_size,
-        lengths,
-        pairs: config.objective.name == ObjectiveName::Kto,
+    let (room, workload) =
+        (Room::of_run(config, device, &lengths), Workload::of_run(config, lengths));
+    // Workers from elsewhere may be of either kind.
+    let kinds = match device {
+        Some(device) => vec![device.kind],
+        None => vec![DeviceKind::Cpu, DeviceKind::Cuda],
     };
-    let most = workload.most_tokens_of_rank(config.coordinator.least_workers());
-    let parts = Parts::new(&shape);
-    let room = Room { memory_bytes, completion_share: lengths.completion_share() };
-    let fitting = |loads_reference| {
-        let setup = |kind| Setup { loads_reference, ..Setup::new(config, kind) };
-        let (longest, tokens) = (lengths.longest, configured);
-        let demand =
-            Demand { parts: &parts, setup: &setup(DeviceKind::Cpu), room, longest, most, tokens };
-        match device {
-            Some(device) => check_memory(&Demand { setup: &setup(device.kind), ..demand }),
-            // Workers from elsewhere may be of either kind: what fits into one is not refused, and
-            // what both have room for is chosen where there is a choice.
-            None => {
-                let on_cpu = check_memory(&demand);
-                let on_cuda = check_memory(&Demand { setup: &setup(DeviceKind::Cuda), ..demand });
-                match (on_cpu, on_cuda) {
-                    (Ok(one), Ok(other)) => Ok(one.min(other)),
-                    (Ok(tokens), Err(_)) | (Err(_), Ok(tokens)) => Ok(tokens),
-                    (Err(refusal), Err(_)) => Err(refusal),
-                }
-            }
-        }
+    let settle = |loads_reference| {
+        let setup = |&kind| Setup { loads_reference, ..Setup::new(config, kind) };
+        let setups: Vec<Setup> = kinds.iter().map(setup).collect();
+        Request { parts: &parts, setups: &setups, workload: &workload, room, tokens }.settle()
     };
-    let mut fits = fitting(true);
-    if (fits.is_err() || configured.is_none()) && reference_is_known()? {
-        fits = fitting(false);
+    let mut settled = settle(true);
+    let depends = match &settled {
+        Ok(_) => tokens.is_none(),
+        Err(refusal) => refusal.is_for_memory(),
+    };
+    if depends && reference_is_known()? {
+        settled = settle(false);
     }
-    let largest = fits?;
-    if configured.is_some() {
+    let (None, Budget { tokens, largest: Some(largest) }, Some(room)) = (tokens, settled?, room)
+    else {
         return Ok(None);
-    }
-    // More than a worker ever has in a step changes nothing.
-    let tokens = largest.min(most);
+    };
     config.train.microbatch_tokens = MicrobatchTokens::Fixed(tokens);
     Ok(Some(format!(
         "train.microbatch_tokens = {tokens}, with {:.1} GB of memory a worker, into which {largest} would fit",
-        memory_bytes as f64 / 1e9
+        room.memory_bytes as f64 / 1e9
     )))
-}
-
-/// Lengths of the training sequences as they are cut.
-pub(crate) fn lengths(store: &TokenStore, max_length: u32) -> Lengths {
-    let rows = (0..store.len()).map(|row| {
-        let row = store.row(RowId(row));
-        let completion = row.completion_after(row.prompt.len(), max_length as usize);
-        (row.prompt.len() as u32, completion.len() as u32)
-    });
-    Lengths::of(rows).expect("a token store has rows, and each has tokens")
 }
 
 /// The budget that a run in this directory began with.

@@ -10,7 +10,7 @@ use prospect_data::{Classes, DataReport, TokenStore, WeightAdvice};
 use prospect_proto::Phase;
 use prospect_schedule::PlanOptions;
 use prospect_schedule::machine::{MachineOptions, Record};
-use prospect_shape::{ComputeType, WorkerDevice};
+use prospect_shape::{ComputeType, Lengths, WorkerDevice};
 
 use crate::budget;
 use crate::model_digest::model_digest;
@@ -117,7 +117,8 @@ pub(crate) fn prepare(
         ComputeType::of(config.model.dtype, device.kind).dtype()
     });
     let total_steps = config.train.total_steps(data.num_rows());
-    let lengths = budget::lengths(&data.train, config.data.max_length);
+    let lengths = Lengths::of(data.train.lengths(config.data.max_length))
+        .expect("a token store has rows, and each has tokens");
     let Data { train, report, eval, weights } = data;
     let mut planner = planner(config, (train, eval), weights, total_steps);
     let begun_with = config.clone();

@@ -20,7 +20,7 @@ pub use load::{ComputeType, LoadOptions, ModelFiles};
 pub use model::{CausalLm, NamedParameter};
 pub use prospect_libtorch::Intermediates;
 pub use rotary::RotaryTables;
-pub use save::SaveType;
+pub use save::{ModelPart, SaveType};
 
 pub use prospect_shape::{Family, Llama3Scaling, ModelConfig, RopeConfig, ShapeError, StoredType};
 use prospect_shape::{config, spec};

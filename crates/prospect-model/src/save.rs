@@ -1,6 +1,7 @@
 //! From a model to a Hugging Face directory that transformers loads: weights, the configuration
 //! with the saved type, and the files of tokenizer and generation as they were.
 
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, TensorsFile, write_file};
+pub use self::parts::ModelPart;
+use self::parts::{Headers, write_part};
+use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, write_file};
 use crate::config::{CONFIG_FILE, ModelConfig, read_object};
 use crate::error::{ModelError, TorchContext};
 use crate::model::CausalLm;
@@ -112,6 +115,12 @@ fn save_shards(
     refuse_source(source_dir, dir)?;
     remove_weights(dir)?;
     write_weights(dir, tensors, max_shard_bytes)?;
+    write_rest(source_dir, dir, kind)
+}
+
+/// Writes what belongs to a model beside its weights, the configuration last, and makes the
+/// directory durable.
+fn write_rest(source_dir: &Path, dir: &Path, kind: Kind) -> Result<(), ModelError> {
     copy_companions(source_dir, dir)?;
     let (_, object) = read_object(source_dir)?;
     write_json(&dir.join(CONFIG_FILE), &Value::Object(with_dtype(object, kind)))?;
@@ -194,32 +203,23 @@ fn write_weights(
     tensors: &[(String, Tensor)],
     max_shard_bytes: usize,
 ) -> Result<(), ModelError> {
-    let mut shards: Vec<Vec<(&str, &Tensor)>> = vec![Vec::new()];
-    let (mut shard_bytes, mut total_bytes) = (0, 0);
-    for (name, tensor) in tensors {
+    let mut parts: Vec<&[(String, Tensor)]> = Vec::new();
+    let (mut begin, mut part_bytes) = (0, 0);
+    for (idx, (_, tensor)) in tensors.iter().enumerate() {
         let kind = tensor.f_kind().action("read a tensor's type")?;
         let bytes = tensor.numel() * kind.elt_size_in_bytes();
-        if shard_bytes > 0 && shard_bytes + bytes > max_shard_bytes {
-            shards.push(Vec::new());
-            shard_bytes = 0;
+        if part_bytes > 0 && part_bytes + bytes > max_shard_bytes {
+            parts.push(&tensors[begin..idx]);
+            (begin, part_bytes) = (idx, 0);
         }
-        shard_bytes += bytes;
-        total_bytes += bytes;
-        shards.last_mut().expect("there is a first shard").push((name, tensor));
+        part_bytes += bytes;
     }
-    if let [_] = shards.as_slice() {
-        let tensors = shards.remove(0);
-        return TensorsFile { tensors }.write(&dir.join(SINGLE_FILE));
+    parts.push(&tensors[begin..]);
+    let num_parts = parts.len();
+    for (idx, part) in parts.into_iter().enumerate() {
+        write_part(dir, ModelPart { idx, num_parts }, part)?;
     }
-    let num_shards = shards.len();
-    let mut weight_map = Map::new();
-    for (shard_idx, tensors) in shards.into_iter().enumerate() {
-        let name = format!("model-{:05}-of-{num_shards:05}.safetensors", shard_idx + 1);
-        weight_map.extend(tensors.iter().map(|(tensor, _)| ((*tensor).to_owned(), json!(name))));
-        TensorsFile { tensors }.write(&dir.join(name))?;
-    }
-    let index = json!({"metadata": {"total_size": total_bytes}, "weight_map": weight_map});
-    write_json(&dir.join(INDEX_FILE), &index)
+    Headers::read(dir, num_parts)?.write_index(dir)
 }
 
 fn copy_companions(source_dir: &Path, dir: &Path) -> Result<(), ModelError> {

@@ -69,6 +69,12 @@ pub(crate) fn in_backward(config: &ModelConfig, recompute: Recompute, bytes: f64
     again + bytes * BACKWARD.of(config)
 }
 
+/// The most bytes per token that a pass without gradient holds, taken as what one block would keep
+/// for its backward pass: of that, what is before the MLP is gone when the MLP's tensors come.
+pub(crate) fn scored(config: &ModelConfig, bytes: f64) -> f64 {
+    bytes * (WHOLE.of(config) + (2 * config.head_dim + config.hidden_size) as f64)
+}
+
 fn statistics(config: &ModelConfig) -> f64 {
     4.0 * (STATISTICS_PER_BLOCK + STATISTICS_PER_HEAD * config.num_heads as f64)
 }

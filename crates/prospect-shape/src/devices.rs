@@ -19,17 +19,20 @@ pub struct WorkerDevice {
     pub kind: DeviceKind,
     /// Bytes that one worker may use of it, where that is known.
     pub memory_bytes: Option<u64>,
+    /// Bytes of main memory that it may use beside a device with memory of its own, where that is
+    /// known.
+    pub host_bytes: Option<u64>,
 }
 
-/// A GPU as its data sheet has it.
+/// A GPU as its data sheet and its driver have it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gpu {
-    /// Words that are all in the driver's name for it.
+    /// Words that are all in the driver's name for it, whatever their case.
     words: &'static [&'static str],
     /// Dense bf16 rate in FLOP/s.
     bf16_peak: f64,
-    /// Memory in units of 10^9 bytes.
-    pub memory_gb: f64,
+    /// Bytes of memory that the driver gives to programs.
+    pub memory_bytes: u64,
     /// Rate of that memory in bytes a second.
     memory_rate: f64,
     /// Rate of the links between GPUs of one machine, one way, in bytes a second.
@@ -39,34 +42,40 @@ pub struct Gpu {
     network_rate: f64,
 }
 
-/// Whole GPUs by the driver's name for them: the first whose words are all in a name counts. From
-/// NVIDIA's data sheets, which for some give the rate with sparsity: twice this. The network is one
-/// port of 400 Gbit/s (200 for the A100) a GPU in machines with NVLink, and PCIe's rate else.
-const GPUS: [Gpu; 11] = [
-    gpu(&["B200"], 2250.0, (192.0, 8000.0), (900.0, 50.0)),
-    gpu(&["H200", "NVL"], 835.0, (141.0, 4800.0), (450.0, 25.0)),
-    gpu(&["H200"], 989.0, (141.0, 4800.0), (450.0, 50.0)),
-    gpu(&["H100", "PCIe"], 756.0, (80.0, 2000.0), (64.0, 25.0)),
-    gpu(&["H100", "NVL"], 835.0, (94.0, 3900.0), (300.0, 25.0)),
-    gpu(&["H100"], 989.0, (80.0, 3350.0), (450.0, 50.0)),
-    gpu(&["A100", "SXM4"], 312.0, (80.0, 2039.0), (300.0, 25.0)),
-    gpu(&["A100", "PCIE"], 312.0, (80.0, 1935.0), (32.0, 12.5)),
-    gpu(&["A100", "PCIe"], 312.0, (80.0, 1935.0), (32.0, 12.5)),
-    gpu(&["L40S"], 362.0, (48.0, 864.0), (32.0, 12.5)),
-    gpu(&["L4"], 121.0, (24.0, 300.0), (32.0, 12.5)),
+/// Whole GPUs by the driver's name for them: the first whose words are all in a name counts. Rates are
+/// from NVIDIA's data sheets, which for some give them with sparsity: twice this. Memory is what
+/// libtorch tells of the device, which is not the data sheet's: 139.8 GiB for "141 GB", 79.2 GiB for
+/// "80 GB". The network is one port of 400 Gbit/s (200 for the A100) a GPU in machines with NVLink,
+/// and PCIe's rate else.
+const GPUS: [Gpu; 12] = [
+    gpu(&["B200"], 2250.0, (191.5, 8000.0), (900.0, 50.0)),
+    gpu(&["H200", "NVL"], 835.0, (150.1, 4800.0), (450.0, 25.0)),
+    gpu(&["H200"], 989.0, (150.1, 4800.0), (450.0, 50.0)),
+    gpu(&["H100", "PCIe"], 756.0, (85.0, 2000.0), (64.0, 25.0)),
+    gpu(&["H100", "NVL"], 835.0, (99.9, 3900.0), (300.0, 25.0)),
+    gpu(&["H100"], 989.0, (85.0, 3350.0), (450.0, 50.0)),
+    gpu(&["A100", "PCIe", "40GB"], 312.0, (42.3, 1555.0), (32.0, 12.5)),
+    gpu(&["A100", "PCIe"], 312.0, (85.0, 1935.0), (32.0, 12.5)),
+    gpu(&["A100", "40GB"], 312.0, (42.3, 1555.0), (300.0, 25.0)),
+    gpu(&["A100"], 312.0, (85.0, 2039.0), (300.0, 25.0)),
+    gpu(&["L40S"], 362.0, (47.7, 864.0), (32.0, 12.5)),
+    gpu(&["L4"], 121.0, (23.6, 300.0), (32.0, 12.5)),
 ];
 
-/// In TFLOP/s, GB and GB/s.
+/// Words in the driver's name for a part of a GPU, which has a part of the rates.
+const PARTS: [&str; 2] = ["MIG", "GRID"];
+
+/// In TFLOP/s, units of 10^9 bytes, and GB/s.
 const fn gpu(
     words: &'static [&'static str],
     peak: f64,
-    (memory_gb, memory_rate): (f64, f64),
+    (memory, memory_rate): (f64, f64),
     (link_rate, network_rate): (f64, f64),
 ) -> Gpu {
     Gpu {
         words,
         bf16_peak: peak * 1e12,
-        memory_gb,
+        memory_bytes: (memory * 1e9) as u64,
         memory_rate: memory_rate * 1e9,
         link_rate: link_rate * 1e9,
         network_rate: network_rate * 1e9,
@@ -84,8 +93,10 @@ pub struct Hardware {
     pub memory_rate: f64,
     /// Bytes that a rank sends and receives in a ring over all ranks, a second.
     pub link_rate: f64,
-    /// Between main memory and the device, where they are two.
-    pub host_rate: f64,
+    /// Between main memory and the device, where they are two, each way.
+    pub host_link_rate: f64,
+    /// A worker's share of main memory, for what it computes there.
+    pub host_memory_rate: f64,
 }
 
 /// Share of a GPU's peak that passes reach where nothing was measured: an assumption, between what
@@ -100,7 +111,11 @@ const SHARE_OF_LINK: f64 = 0.8;
 const GPUS_PER_MACHINE: u32 = 8;
 
 /// PCIe 5 with 16 lanes, as far as copies reach it.
-const HOST_RATE: f64 = 40e9;
+const HOST_LINK_RATE: f64 = 40e9;
+
+/// A GPU's eighth of a machine's main memory, as far as AdamW reaches it: an assumption, two thirds of
+/// what two processors with eight channels of DDR5-4800 have.
+const HOST_MEMORY_RATE: f64 = 50e9;
 
 /// fp32 rate of one core of a processor with AVX-512, and what memory gives all cores together.
 /// Measured on a virtual machine with 2 cores of an Intel Xeon.
@@ -117,13 +132,24 @@ pub fn dense_bf16_peak(name: &str) -> Option<f64> {
 // === impl Gpu ===
 
 impl Gpu {
-    /// The GPU of this name. A part of one is not known, since it has a part of the rates.
+    /// The GPU of this name. A part of one is not known.
     pub fn named(name: &str) -> Option<Self> {
         let words: Vec<&str> = name.split([' ', '-']).collect();
-        if words.contains(&"MIG") {
+        let has = |word: &&str| words.iter().any(|found| found.eq_ignore_ascii_case(word));
+        if PARTS.iter().any(has) {
             return None;
         }
-        GPUS.iter().find(|gpu| gpu.words.iter().all(|word| words.contains(word))).copied()
+        GPUS.iter().find(|gpu| gpu.words.iter().all(has)).copied()
+    }
+
+    /// Names that [`named`](Self::named) knows.
+    pub fn names() -> impl Iterator<Item = String> {
+        GPUS.iter().map(Self::name)
+    }
+
+    /// The shortest name of it.
+    pub fn name(&self) -> String {
+        self.words.join(" ")
     }
 
     /// The rates of a world of such GPUs, 8 to a machine where there are more.
@@ -140,7 +166,8 @@ impl Gpu {
             flops: ASSUMED_SHARE_OF_PEAK * self.bf16_peak,
             memory_rate: self.memory_rate,
             link_rate: SHARE_OF_LINK * link,
-            host_rate: HOST_RATE,
+            host_link_rate: HOST_LINK_RATE,
+            host_memory_rate: HOST_MEMORY_RATE,
         }
     }
 }
@@ -156,7 +183,8 @@ impl Hardware {
             flops: CPU_CORE_FLOPS * f64::from(cores) / world_size,
             memory_rate: CPU_MEMORY_RATE / world_size,
             link_rate: LOOPBACK_RATE,
-            host_rate: CPU_MEMORY_RATE,
+            host_link_rate: CPU_MEMORY_RATE / world_size,
+            host_memory_rate: CPU_MEMORY_RATE / world_size,
         }
     }
 }
@@ -183,8 +211,22 @@ mod tests {
         check("NVIDIA B200", Some(2250e12));
         check("NVIDIA H200 MIG 1g.18gb", None);
         check("NVIDIA A100-SXM4-40GB", Some(312e12));
+        check("h100", Some(989e12));
+        check("GRID A100-10C", None);
         check("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None);
         check("NVIDIA GeForce RTX 4090", None);
+    }
+
+    #[test]
+    fn gpus_have_the_memory_that_their_driver_gives() {
+        let memory = |name: &str| Gpu::named(name).unwrap().memory_bytes;
+        assert_eq!(memory("NVIDIA H200"), 150_100_000_000);
+        assert_eq!(memory("NVIDIA A100-SXM4-40GB"), 42_300_000_000);
+        assert_eq!(memory("NVIDIA A100-PCIE-40GB"), 42_300_000_000);
+        assert_eq!(memory("NVIDIA A100 80GB PCIe"), 85_000_000_000);
+        for name in Gpu::names() {
+            assert_eq!(Gpu::named(&name).unwrap().name(), name);
+        }
     }
 
     #[test]

@@ -14,23 +14,36 @@ const MOST_TOKENS: u32 = 1 << 20;
 /// What there is room for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Room {
-    /// Bytes that a worker may use.
+    /// Bytes of the device that a worker may use.
     pub memory_bytes: u64,
+    /// Bytes of main memory that it may use beside a device with memory of its own, where that is
+    /// known.
+    pub host_bytes: Option<u64>,
     /// Share of the tokens that are predicted completion tokens.
     pub completion_share: f64,
 }
 
 impl Room {
-    /// Bytes that are planned with.
+    /// Bytes of the device that are planned with.
     pub fn planned_bytes(&self) -> u64 {
-        (self.memory_bytes as f64 * PLANNED_SHARE) as u64
+        planned(self.memory_bytes)
+    }
+
+    /// Bytes of main memory that are planned with, where it is known what there is.
+    pub fn planned_host_bytes(&self) -> Option<u64> {
+        self.host_bytes.map(planned)
     }
 
     /// Whether microbatches of so many tokens fit.
     pub fn holds(&self, parts: &Parts, setup: &Setup, tokens: u32) -> bool {
         let memory = Memory::new(parts, setup, tokens, self.completion_share);
         memory.device_peak() <= self.planned_bytes()
+            && self.planned_host_bytes().is_none_or(|planned| memory.host_peak() <= planned)
     }
+}
+
+fn planned(bytes: u64) -> u64 {
+    (bytes as f64 * PLANNED_SHARE) as u64
 }
 
 /// Most tokens of a microbatch that fit; none where not one does.

@@ -1,5 +1,4 @@
-//! Memory of one worker, by what it is for: the worker that holds the most, which is rank 0, since
-//! it writes the model's part of checkpoints.
+//! Memory of one worker, by what it is for: the worker that holds the most.
 
 use prospect_core::{Mode, Recompute};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -7,35 +6,11 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::activations;
 use crate::config::StoredType;
 use crate::devices::DeviceKind;
+use crate::head;
+use crate::kind::Kind;
 use crate::parts::Parts;
 use crate::setup::{ComputeType, Setup};
-
-/// What memory is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// libtorch itself; on a GPU its context, workspaces and NCCL's buffers.
-    Runtime,
-    /// The weights that passes compute with.
-    Weights,
-    /// Gradients, fp32.
-    Gradients,
-    /// AdamW's two moments, and fp32 weights where passes compute in another type.
-    Optimizer,
-    /// The reference's weights.
-    Reference,
-    /// Weights and gradients of blocks that are visited, where each worker holds its share.
-    Gathered,
-    /// What the blocks keep of a microbatch until its backward pass.
-    Activations,
-    /// What the backward pass of one block needs beside that.
-    Backward,
-    /// Tiles of logits, and the hidden states of completion tokens.
-    Head,
-    /// The copy that a checkpoint is written from.
-    Checkpoint,
-    /// Files that are read, as far as they count as the process's memory.
-    Loading,
-}
+use crate::waiting::WaitingSums;
 
 /// Bytes by kind, on the device and in main memory. Where the device is a CPU all are the device's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,18 +32,17 @@ pub(crate) struct Microbatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Amounts([u64; Kind::ALL.len()]);
 
-/// Most bytes of fp32 logits that exist at a time on a CPU: `TILE_BYTES` of the engine's head.
-const TILE_BYTES: u64 = 32 << 20;
-
-/// How many times as large tiles are on CUDA: `CUDA_FACTOR` of the engine's head.
-const CUDA_TILE_FACTOR: u64 = 8;
-
-/// Tiles at a time: the logits, and their logarithms of probabilities.
-const NUM_TILES: u64 = 2;
-
 /// Resident memory of a worker process that computes on a CPU before it holds a model: libtorch, its
 /// threads and those of a world. Measured, see `tests/memory.rs` of the engine.
 const CPU_RUNTIME: u64 = 150 << 20;
+
+/// Weights that an offloaded optimizer moves at a time: `PIECE` of the engine's `offload`.
+pub(crate) const OFFLOADED_PIECE: u64 = 1 << 24;
+
+/// bf16 weights whose fp32 form is made at a time, on CUDA and in main memory for each thread: `PIECE`
+/// and `CUDA_PIECE` of the engine's `numbers`.
+const CUDA_PIECE: u64 = 1 << 25;
+const CPU_PIECE: u64 = 1 << 17;
 
 /// What passes take of a CPU's memory in relation to what their tensors hold, since the allocator
 /// keeps gaps between them. Measured as above.
@@ -78,48 +52,17 @@ const CPU_GAPS: f64 = 1.07;
 /// those that are kept.
 const CPU_GAPS_AGAIN: f64 = 1.2;
 
-/// A CUDA context with libtorch's kernels, cuBLAS's workspace and NCCL's buffers; an assumption.
-const CUDA_RUNTIME: u64 = 1 << 30;
+/// A CUDA context with libtorch's kernels, and NCCL's buffers; an assumption.
+const CUDA_CONTEXT: u64 = 960 << 20;
+
+/// cuBLAS's workspace, which libtorch takes from its allocator: 32 MiB on GPUs from Hopper on, 8 MiB
+/// on those before, for each of the two threads that compute, since autograd has one of its own. An
+/// assumption.
+const CUDA_WORKSPACES: u64 = 64 << 20;
 
 /// Main memory of a worker process with CUDA: libtorch's CUDA libraries, pinned buffers; an
 /// assumption.
 const CUDA_HOST_RUNTIME: u64 = 2 << 30;
-
-// === impl Kind ===
-
-impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 11] = [
-        Self::Runtime,
-        Self::Weights,
-        Self::Gradients,
-        Self::Optimizer,
-        Self::Reference,
-        Self::Gathered,
-        Self::Activations,
-        Self::Backward,
-        Self::Head,
-        Self::Checkpoint,
-        Self::Loading,
-    ];
-
-    /// Its name in tables and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Runtime => "runtime",
-            Self::Weights => "weights",
-            Self::Gradients => "gradients",
-            Self::Optimizer => "optimizer",
-            Self::Reference => "reference",
-            Self::Gathered => "gathered",
-            Self::Activations => "activations",
-            Self::Backward => "backward",
-            Self::Head => "head",
-            Self::Checkpoint => "checkpoint",
-            Self::Loading => "loading",
-        }
-    }
-}
 
 // === impl Memory ===
 
@@ -164,8 +107,12 @@ impl Memory {
 
     /// The kind that takes most of the device.
     pub fn largest(&self) -> Kind {
-        let largest = Kind::ALL.into_iter().max_by_key(|&kind| self.on_device(kind));
-        largest.expect("there are kinds")
+        self.device.largest()
+    }
+
+    /// The kind that takes most of main memory beside the device.
+    pub fn largest_on_host(&self) -> Kind {
+        self.host.largest()
     }
 
     /// Weights, gradients, optimizer and reference.
@@ -174,33 +121,46 @@ impl Memory {
         let bytes = setup.compute.bytes();
         let is_exact = setup.compute == ComputeType::Float32;
         let own = if setup.mode == Mode::Replicated { whole } else { share };
-        let held = if setup.mode == Mode::FullySharded { share } else { whole };
-        *self.device.of(Kind::Weights) = bytes * held;
-        *self.device.of(Kind::Reference) = if setup.loads_reference { bytes * held } else { 0 };
-        let masters = if is_exact && !setup.offload_optimizer { 0 } else { 4 * own };
+        let held = |parts: &Parts| match setup.mode {
+            Mode::FullySharded => parts.share(setup.world_size),
+            Mode::Replicated | Mode::ShardedOptimizer => parts.whole(),
+        };
+        *self.device.of(Kind::Weights) = bytes * held(parts);
+        if setup.loads_reference {
+            *self.device.of(Kind::Reference) = bytes * held(parts.reference());
+        }
+        // With moments: of bf16 weights what they lack of fp32 in 16 bits each, elsewhere fp32 weights.
+        let masters = match (setup.offload_optimizer, is_exact) {
+            (true, _) => 4 * own,
+            (false, true) => 0,
+            (false, false) => 2 * own,
+        };
         let optimizer = 8 * own + masters;
-        if setup.is_offloaded() {
-            // The gradient goes there segment by segment.
-            let largest = parts.segments().iter().copied().max().unwrap_or_default();
-            *self.host.of(Kind::Optimizer) = optimizer + 4 * largest;
+        let numbers_of_pieces = |most: u64| 4 * longest_shard(parts, setup).min(most);
+        if setup.offload_optimizer {
+            // Gradients of two pieces at a time go there, and weights of one come back to be rounded.
+            let piece = numbers_of_pieces(OFFLOADED_PIECE);
+            let place = if setup.is_offloaded() { &mut self.host } else { &mut self.device };
+            *place.of(Kind::Optimizer) = optimizer + 2 * piece;
+            *self.device.of(Kind::Optimizer) += if is_exact { 0 } else { piece };
         } else {
             *self.device.of(Kind::Optimizer) = optimizer;
+            // A piece at a time is made whole.
+            let most = if setup.device == DeviceKind::Cuda { CUDA_PIECE } else { CPU_PIECE };
+            *self.device.of(Kind::Update) = if is_exact { 0 } else { 4 * own.min(most) };
         }
         *self.device.of(Kind::Gradients) = 4 * match setup.mode {
             Mode::Replicated => whole + waiting_sums(parts, setup),
             Mode::ShardedOptimizer => whole,
             Mode::FullySharded => share,
         };
-        if setup.mode == Mode::FullySharded {
-            // The block at work and the next; the ends of the chain stay. The head's gradient is
-            // whole until the embedding's is added, the blocks' until they are sent.
-            let block = 2 * parts.largest_block();
-            *self.device.of(Kind::Gathered) =
-                bytes * (parts.ends() + block) + 4 * (parts.head() + block);
-        }
-        // A sharded world that is told to stop saves what rank 0 gathers, whatever the interval.
+        *self.device.of(Kind::Gathered) = gathered(parts, setup);
+        // A sharded world that is told to stop saves its last step, whatever the interval: each rank
+        // gathers the weights of its own segments.
         if setup.checkpoints || setup.mode != Mode::Replicated {
-            let model = bytes * whole;
+            let saved =
+                if setup.mode == Mode::Replicated { whole } else { parts.saved(setup.world_size) };
+            let model = bytes * saved;
             let masters = if is_exact { 0 } else { 4 * own };
             *self.host.of(Kind::Checkpoint) = model + 8 * own + masters;
         }
@@ -222,16 +182,15 @@ impl Memory {
         // The gradients of a block's weights come out of its product all at once.
         let products = setup.compute.bytes() * parts.largest_block();
         *self.device.of(Kind::Backward) = (gaps * tokens * in_backward) as u64 + products;
-        // Hidden states of completion tokens before and after the last norm, its scaled input, and
-        // their gradient in fp32 and in the compute type.
         let rows = (tokens * microbatch.completion_share) as u64;
-        let states = rows * config.hidden_size as u64 * (4 * setup.compute.bytes() + 4);
-        let logits = 4 * rows * config.vocab_size as u64;
-        let tile = match setup.device {
-            DeviceKind::Cpu => TILE_BYTES,
-            DeviceKind::Cuda => CUDA_TILE_FACTOR * TILE_BYTES,
-        };
-        *self.device.of(Kind::Head) = states + NUM_TILES * tile.min(logits);
+        *self.device.of(Kind::Head) = head::with_gradient(config, setup, rows);
+        let mut scored = vec![parts];
+        scored.extend(setup.loads_reference.then_some(parts.reference()));
+        let scoring = scored.into_iter().map(|parts| {
+            let block = (gaps * tokens * activations::scored(parts.config(), bytes)) as u64;
+            block.max(head::scored(parts.config(), setup, rows))
+        });
+        *self.device.of(Kind::Scoring) = scoring.max().unwrap_or_default();
     }
 
     /// The process itself, and the files that it maps.
@@ -239,30 +198,62 @@ impl Memory {
         match setup.device {
             DeviceKind::Cpu => *self.device.of(Kind::Runtime) = CPU_RUNTIME,
             DeviceKind::Cuda => {
-                *self.device.of(Kind::Runtime) = CUDA_RUNTIME;
+                *self.device.of(Kind::Runtime) = CUDA_CONTEXT;
+                *self.device.of(Kind::Workspaces) = CUDA_WORKSPACES;
                 *self.host.of(Kind::Runtime) = CUDA_HOST_RUNTIME;
             }
         }
-        let stored = match parts.config().dtype {
+        let stored = |parts: &Parts| match parts.config().dtype {
             Some(StoredType::Float32) => 4,
             Some(StoredType::Float16 | StoredType::Bfloat16) | None => 2,
         };
-        let read = match setup.mode {
-            Mode::FullySharded => parts.share(setup.world_size),
-            Mode::Replicated | Mode::ShardedOptimizer => parts.num_parameters(),
+        let read = |parts: &Parts| match setup.mode {
+            Mode::FullySharded => stored(parts) * parts.share(setup.world_size),
+            Mode::Replicated | Mode::ShardedOptimizer => stored(parts) * parts.num_parameters(),
         };
-        *self.host.of(Kind::Loading) = stored * read;
+        // One after the other.
+        let reference = if setup.loads_reference { read(parts.reference()) } else { 0 };
+        *self.host.of(Kind::Loading) = read(parts).max(reference);
     }
 }
 
 /// Elements of the sums of parts that wait with the canonical reduction, see the engine's
-/// `canonical`: up to 2·log2(p) + 1 whole gradients for p parts, and two segments of all workers.
+/// `canonical`: whole gradients while the parts are done; then, from the end of the chain on, what is
+/// left of them, and of two segments what all workers send and what this one does.
 fn waiting_sums(parts: &Parts, setup: &Setup) -> u64 {
-    let Some(num_parts) = setup.parts_per_rank else { return 0 };
-    let levels = u64::from(num_parts.max(1).ilog2());
-    let sums = if num_parts.is_power_of_two() { levels + 1 } else { 2 * levels + 1 };
-    let largest = parts.segments().iter().copied().max().unwrap_or_default();
-    sums * parts.whole() + 2 * u64::from(setup.world_size) * largest
+    let Some(num_parts) = setup.num_parts else { return 0 };
+    let WaitingSums { most, sent } = WaitingSums::new(num_parts, setup.world_size);
+    let num_buffers = (u64::from(setup.world_size) + 1) * sent;
+    let mut left = 0;
+    let sending = parts.segments().windows(2).map(|pair| {
+        left += sent * pair[0];
+        left + num_buffers * (pair[0] + pair[1])
+    });
+    (most * parts.whole()).max(sending.max().unwrap_or_default())
+}
+
+/// Elements of a worker's longest shard of what the optimizer moves.
+fn longest_shard(parts: &Parts, setup: &Setup) -> u64 {
+    match setup.mode {
+        Mode::Replicated => parts.largest_segment(),
+        Mode::ShardedOptimizer | Mode::FullySharded => {
+            parts.largest_segment().div_ceil(u64::from(setup.world_size.max(1)))
+        }
+    }
+}
+
+/// Bytes of segments that are visited, where workers hold shares: the block at work and the next; the
+/// ends of the chain stay. The head's gradient is whole until the embedding's is added, the blocks'
+/// until they are sent. A pass through the reference needs its weights alone.
+fn gathered(parts: &Parts, setup: &Setup) -> u64 {
+    if setup.mode != Mode::FullySharded {
+        return 0;
+    }
+    let weights =
+        |parts: &Parts| setup.compute.bytes() * (parts.ends() + 2 * parts.largest_block());
+    let trained = weights(parts) + 4 * (parts.head() + 2 * parts.largest_block());
+    let scored = if setup.loads_reference { weights(parts.reference()) } else { 0 };
+    trained.max(scored)
 }
 
 // === impl Amounts ===
@@ -272,12 +263,19 @@ impl Amounts {
         &mut self.0[kind as usize]
     }
 
-    /// Files are read before the passes begin; head and backward follow each other.
+    /// Files are read before the passes begin; passes without gradient are done before the others,
+    /// where head and backward follow each other, and the update is done after them.
     fn peak(&self) -> u64 {
         let of = |kind: Kind| self.0[kind as usize];
         let state: u64 = Kind::ALL[..Kind::Activations as usize].iter().map(|&kind| of(kind)).sum();
-        let passes = of(Kind::Activations) + of(Kind::Backward).max(of(Kind::Head));
+        let training = of(Kind::Activations) + of(Kind::Backward).max(of(Kind::Head));
+        let passes = training.max(of(Kind::Scoring)).max(of(Kind::Update));
         state + (passes + of(Kind::Checkpoint)).max(of(Kind::Loading))
+    }
+
+    fn largest(&self) -> Kind {
+        let largest = Kind::ALL.into_iter().max_by_key(|&kind| self.0[kind as usize]);
+        largest.expect("there are kinds")
     }
 }
 

@@ -6,22 +6,23 @@ use prospect_core::{Mode, Recompute};
 
 use crate::devices::DeviceKind;
 use crate::fit::{Room, largest_microbatch};
-use crate::memory::{Kind, Memory};
+use crate::kind::Kind;
+use crate::memory::Memory;
 use crate::parts::Parts;
 use crate::setup::Setup;
 
 /// What a run asks of the memory of its workers.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand<'a> {
-    /// The model.
+    /// The model and its reference.
     pub parts: &'a Parts,
-    /// How it lies on the workers.
+    /// How they lie on the workers.
     pub setup: &'a Setup,
     /// What there is.
     pub room: Room,
     /// Tokens of the longest sequence, which a microbatch must hold.
     pub longest: u32,
-    /// Most tokens that a worker has in a step: a larger budget changes nothing.
+    /// Most tokens that a pass can have: a larger budget changes nothing.
     pub most: u32,
     /// The budget as configured; none for the largest that fits.
     pub tokens: Option<u32>,
@@ -63,7 +64,7 @@ pub enum BudgetRefusal {
     /// No microbatch that holds the longest sequence fits.
     #[error(
         "the model does not fit: a worker needs {} with microbatches of {longest} tokens, the longest sequence, but {} can be planned with; most of it, {}, is for {}: {}",
-        Bytes(*needed), Bytes(*planned), Bytes(*of_kind), kind.name(), RemedyList { remedies, needed: *needed }
+        Bytes(*needed), Bytes(*planned), Bytes(*of_kind), kind.name(), Device(remedies, *needed)
     )]
     Model {
         /// Bytes that a worker needs.
@@ -72,6 +73,23 @@ pub enum BudgetRefusal {
         planned: u64,
         /// Tokens of the longest sequence.
         longest: u32,
+        /// What takes most.
+        kind: Kind,
+        /// Bytes of that.
+        of_kind: u64,
+        /// What would fit.
+        remedies: Vec<Remedy>,
+    },
+    /// The device has room, and the machine's main memory has not.
+    #[error(
+        "the machines of the workers have too little main memory: a worker needs {} of it beside its device, but {} can be planned with; most of it, {}, is for {}: {}",
+        Bytes(*needed), Bytes(*planned), Bytes(*of_kind), kind.name(), Main(remedies, *needed)
+    )]
+    MainMemory {
+        /// Bytes that a worker needs.
+        needed: u64,
+        /// Bytes that are planned with.
+        planned: u64,
         /// What takes most.
         kind: Kind,
         /// Bytes of that.
@@ -102,7 +120,8 @@ const MOST_WORKERS: u32 = 4096;
 /// largest that does.
 ///
 /// # Errors
-/// [`BudgetRefusal::Microbatch`] or [`BudgetRefusal::Model`], with what would fit.
+/// [`BudgetRefusal::Microbatch`], [`BudgetRefusal::Model`] or [`BudgetRefusal::MainMemory`], with what
+/// would fit.
 pub fn check_memory(demand: &Demand<'_>) -> Result<u32, BudgetRefusal> {
     let Demand { parts, setup, room, longest, most, tokens } = *demand;
     let largest = largest_microbatch(parts, setup, &room).filter(|&largest| largest >= longest);
@@ -112,14 +131,28 @@ pub fn check_memory(demand: &Demand<'_>) -> Result<u32, BudgetRefusal> {
     match (largest, tokens) {
         (None, _) => {
             let memory = needed(longest);
-            let kind = memory.largest();
-            Err(BudgetRefusal::Model {
-                needed: memory.device_peak(),
-                planned,
-                longest,
-                kind,
-                of_kind: memory.on_device(kind),
-                remedies: remedies(demand),
+            Err(match room.planned_host_bytes() {
+                Some(planned_host) if memory.device_peak() <= planned => {
+                    let kind = memory.largest_on_host();
+                    BudgetRefusal::MainMemory {
+                        needed: memory.host_peak(),
+                        planned: planned_host,
+                        kind,
+                        of_kind: memory.on_host(kind),
+                        remedies: remedies(demand),
+                    }
+                }
+                _ => {
+                    let kind = memory.largest();
+                    BudgetRefusal::Model {
+                        needed: memory.device_peak(),
+                        planned,
+                        longest,
+                        kind,
+                        of_kind: memory.on_device(kind),
+                        remedies: remedies(demand),
+                    }
+                }
             })
         }
         (Some(largest), Some(tokens)) if held(tokens) > largest => {
@@ -148,7 +181,7 @@ fn remedies(demand: &Demand<'_>) -> Vec<Remedy> {
     let Demand { parts, setup, room, longest, .. } = *demand;
     let is_cuda = setup.device == DeviceKind::Cuda;
     // The canonical reduction needs whole gradients.
-    let can_shard = setup.parts_per_rank.is_none();
+    let can_shard = setup.num_parts.is_none();
     let is_sharded = setup.mode == Mode::FullySharded;
     let fully = Setup { mode: Mode::FullySharded, ..*setup };
     let blocks = |setup: Setup| Setup { recompute: Recompute::Blocks, ..setup };
@@ -156,8 +189,12 @@ fn remedies(demand: &Demand<'_>) -> Vec<Remedy> {
     if setup.recompute != Recompute::Blocks {
         candidates.push(blocks(*setup));
     }
-    if is_cuda && !setup.offload_optimizer {
-        candidates.push(Setup { offload_optimizer: true, ..*setup });
+    if is_cuda {
+        candidates.push(Setup { offload_optimizer: !setup.offload_optimizer, ..*setup });
+    }
+    // Sharded worlds save when they stop.
+    if setup.checkpoints && setup.mode == Mode::Replicated && room.host_bytes.is_some() {
+        candidates.push(Setup { checkpoints: false, ..*setup });
     }
     if can_shard && setup.world_size > 1 && !is_sharded {
         candidates.push(Setup { mode: Mode::ShardedOptimizer, ..*setup });
@@ -195,7 +232,10 @@ fn remedy(from: &Setup, to: &Setup, demand: &Demand<'_>) -> Remedy {
         changes.push("train.recompute = \"blocks\"".to_owned());
     }
     if to.offload_optimizer != from.offload_optimizer {
-        changes.push("train.offload_optimizer = true".to_owned());
+        changes.push(format!("train.offload_optimizer = {}", to.offload_optimizer));
+    }
+    if to.checkpoints != from.checkpoints {
+        changes.push("checkpoint.every_steps = 0".to_owned());
     }
     if to.world_size != from.world_size {
         changes.push(format!("{} workers", to.world_size));
@@ -205,24 +245,49 @@ fn remedy(from: &Setup, to: &Setup, demand: &Demand<'_>) -> Remedy {
     Remedy { change: changes.join(" with "), needed, in_main_memory }
 }
 
-/// What would fit, or how much memory would.
-struct RemedyList<'a> {
-    remedies: &'a [Remedy],
-    needed: u64,
-}
+/// What would fit, or how much memory of the device would.
+struct Device<'a>(&'a [Remedy], u64);
 
-impl fmt::Display for RemedyList<'_> {
+/// The same of main memory.
+struct Main<'a>(&'a [Remedy], u64);
+
+impl fmt::Display for Device<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((first, others)) = self.remedies.split_first() else {
+        let Self(remedies, needed) = *self;
+        if remedies.is_empty() {
             return write!(
                 f,
                 "use workers with more than {}, and set train.memory_gb where they may use more",
-                Bytes(self.needed)
+                Bytes(needed)
             );
-        };
-        write!(f, "set {first}")?;
-        others.iter().try_for_each(|other| write!(f, ", or {other}"))?;
-        write!(f, ", or train.memory_gb where a worker may use more")
+        }
+        write!(f, "set {}, or train.memory_gb where a worker may use more", Alternatives(remedies))
+    }
+}
+
+impl fmt::Display for Main<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(remedies, needed) = *self;
+        if !remedies.is_empty() {
+            write!(f, "set {}, or ", Alternatives(remedies))?;
+        }
+        write!(
+            f,
+            "use machines with more than {} a worker, or fewer workers on each",
+            Bytes(needed)
+        )
+    }
+}
+
+/// One remedy or another.
+struct Alternatives<'a>(&'a [Remedy]);
+
+impl fmt::Display for Alternatives<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (idx, remedy) in self.0.iter().enumerate() {
+            write!(f, "{}{remedy}", if idx > 0 { ", or " } else { "" })?;
+        }
+        Ok(())
     }
 }
 

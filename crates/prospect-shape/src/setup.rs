@@ -30,9 +30,9 @@ pub struct Setup {
     pub offload_optimizer: bool,
     /// Number of workers.
     pub world_size: u32,
-    /// Parts of a global batch that one worker does and keeps the sums of, with the canonical
-    /// reduction.
-    pub parts_per_rank: Option<u32>,
+    /// Parts that a global batch is cut into with the canonical reduction; none with the fast one,
+    /// where every worker does one.
+    pub num_parts: Option<u32>,
     /// Whether the reference is in memory; it is not where all its values are known.
     pub loads_reference: bool,
     /// Whether checkpoints are copied into main memory while training goes on.
@@ -83,7 +83,6 @@ impl Setup {
     pub fn new(config: &RunConfig, device: DeviceKind) -> Self {
         let world_size = config.coordinator.least_workers();
         let is_canonical = config.train.reduction == Reduction::Canonical;
-        let parts = || config.train.reduction_parts.div_ceil(world_size.max(1));
         Self {
             device,
             compute: ComputeType::of(config.model.dtype, device),
@@ -91,7 +90,7 @@ impl Setup {
             recompute: config.train.recompute,
             offload_optimizer: config.train.offload_optimizer,
             world_size,
-            parts_per_rank: is_canonical.then(parts),
+            num_parts: is_canonical.then_some(config.train.reduction_parts),
             loads_reference: true,
             checkpoints: config.checkpoint.every_steps > 0,
         }

@@ -1,13 +1,20 @@
 //! Time of a step, from rates: floating-point operations, collectives as far as nothing hides
 //! them, and the update.
 
+mod collectives;
+mod line;
+
+use std::ops::{Add, Mul};
+
 use prospect_core::{Mode, Recompute};
 use serde::Serialize;
 
 use crate::devices::{DeviceKind, Hardware};
 use crate::flops::PassCost;
+use crate::head;
+use crate::memory::OFFLOADED_PIECE;
 use crate::parts::Parts;
-use crate::setup::Setup;
+use crate::setup::{ComputeType, Setup};
 use crate::workload::Workload;
 
 /// What the time of a step follows from.
@@ -57,46 +64,58 @@ const LATENCY_PER_WORKER: f64 = 1.3e-6;
 /// Seconds of a step's commit and of its reference point, as far as nothing hides them.
 const CONTROL_SECONDS: f64 = 1e-3;
 
-/// Bytes of device memory per weight that norm, clipping and AdamW read and write: the gradient four
-/// times, weight and moments twice each.
-const UPDATE_BYTES: f64 = 40.0;
+/// Bytes per weight that norm and clipping read and write: the gradient three times.
+const CLIPPING_BYTES: f64 = 12.0;
 
-/// The step's work, before it is spread over workers.
+/// Bytes per weight that AdamW reads and writes: the gradient once, weight and moments twice each.
+const ADAM_BYTES: f64 = 28.0;
+
+/// Bytes per weight that are read and written to put fp32 together from bf16 and what it lacks, to take
+/// what it lacks from it, and to round it, each operation by itself: `read`, `take` and `round` of the
+/// engine's `parameters/numbers`.
+const JOINING_BYTES: f64 = 16.0;
+const SPLITTING_BYTES: f64 = 6.0;
+const ROUNDING_BYTES: f64 = 30.0;
+
+/// Floating-point operations of a step on all workers, and how many passes a worker does them in.
 struct Work {
     /// A forward pass over the targets.
-    forward: f64,
-    /// Passes without gradient.
-    scoring: f64,
+    forward: Operations,
+    /// A forward pass over the mismatched pairs.
+    pairs: Operations,
+    /// The reference's passes.
+    reference: Operations,
     /// What the backward pass computes again.
-    again: f64,
-    /// Microbatches of a worker.
+    again: Operations,
+    /// Microbatches of targets of a worker; of pairs, where there are any, as many.
     num_microbatches: f64,
-    /// Passes without gradient that a worker does.
-    num_scoring_passes: f64,
+    /// Passes of the reference that a worker does.
+    num_reference_passes: f64,
 }
 
-/// Seconds of collectives.
-#[derive(Default)]
-struct Collectives {
-    all: f64,
-    waiting: f64,
+/// Operations at the segments of a chain. The embedding's are taken as none.
+#[derive(Clone, Copy, Default)]
+struct Operations {
+    blocks: f64,
+    head: f64,
 }
 
 impl Times<'_> {
     /// The time of one step.
     pub fn step(&self) -> StepTime {
         let work = self.work();
-        let rate = self.hardware.flops * f64::from(self.setup.world_size);
+        let rate = self.rate();
         let collectives = self.collectives(&work);
-        let scoring_seconds = work.scoring / rate;
-        let forward_backward_seconds = (3.0 * work.forward + work.again) / rate;
+        let scoring = work.pairs.all() + work.reference.all();
+        let scoring_seconds = scoring / rate;
+        let forward_backward_seconds = (3.0 * work.forward.all() + work.again.all()) / rate;
         let optimizer_seconds = self.optimizer();
         let step_seconds = scoring_seconds
             + forward_backward_seconds
             + collectives.waiting
             + optimizer_seconds
             + CONTROL_SECONDS;
-        let flops = 3.0 * work.forward + work.scoring;
+        let flops = 3.0 * work.forward.all() + scoring;
         let peak = self.hardware.peak_flops.map(|peak| peak * f64::from(self.setup.world_size));
         StepTime {
             flops,
@@ -112,103 +131,122 @@ impl Times<'_> {
     }
 
     fn work(&self) -> Work {
-        let cost = PassCost::new(self.parts.config());
         let rows = f64::from(self.workload.global_batch_size);
-        let lengths = &self.workload.lengths;
+        let (lengths, pairs) = (&self.workload.lengths, f64::from(u8::from(self.workload.pairs)));
         let (inputs, squares) = (rows * (lengths.mean() - 1.0), rows * lengths.mean_square);
-        let forward = cost.forward(inputs, rows * lengths.mean_completion, squares);
-        let pairs = if self.workload.pairs { forward } else { 0.0 };
+        let predicted = rows * lengths.mean_completion;
+        let forward = Operations::new(self.parts, (inputs, squares), predicted);
         let reference = if self.setup.loads_reference {
             // The prompt of a mismatched pair is that of its target, and is computed once.
             let prompt = lengths.mean_prompt;
-            let shared = cost.blocks_forward(rows * prompt, rows * prompt * prompt);
-            forward + (pairs - shared).max(0.0)
+            let more = (inputs - rows * prompt, squares - rows * prompt * prompt);
+            let all = (inputs + pairs * more.0, squares + pairs * more.1);
+            Operations::new(self.parts.reference(), all, predicted * (1.0 + pairs))
         } else {
-            0.0
+            Operations::default()
         };
-        let again = match self.setup.recompute {
-            Recompute::Blocks => cost.blocks_forward(inputs, squares),
-            Recompute::None | Recompute::Selective => 0.0,
+        let world_size = f64::from(self.setup.world_size);
+        let passes =
+            |tokens: f64| (tokens / world_size / f64::from(self.microbatch_tokens)).ceil().max(1.0);
+        let num_microbatches = passes(self.workload.tokens());
+        // Logits of one tile are kept for the backward pass.
+        let num_predicted = (predicted / world_size / num_microbatches) as u64;
+        let keeps_logits = head::is_one_tile(self.parts.config(), self.setup, num_predicted);
+        let again = Operations {
+            blocks: if self.setup.recompute == Recompute::Blocks { forward.blocks } else { 0.0 },
+            head: if keeps_logits { 0.0 } else { forward.head },
         };
-        let tokens = self.workload.tokens() / f64::from(self.setup.world_size);
-        let num_microbatches = (tokens / f64::from(self.microbatch_tokens)).ceil().max(1.0);
-        let passes = (pairs + reference) / forward;
-        let num_scoring_passes = (num_microbatches * passes).ceil();
-        Work { forward, scoring: pairs + reference, again, num_microbatches, num_scoring_passes }
-    }
-
-    fn collectives(&self, work: &Work) -> Collectives {
-        if self.setup.world_size < 2 {
-            return Collectives::default();
-        }
-        let rate = self.hardware.flops * f64::from(self.setup.world_size);
-        // The backward pass of a worker's last microbatch.
-        let backward = (2.0 * work.forward + work.again) / (rate * work.num_microbatches);
-        let compute = self.setup.compute.bytes() as f64;
-        let (whole, first) = (self.parts.whole() as f64, self.parts.segments()[0] as f64);
-        let num_segments = self.parts.segments().len() as f64;
-        match self.setup.mode {
-            Mode::Replicated => {
-                let reduce = 2.0 * self.ring(4.0 * whole, num_segments);
-                // The embedding's gradient is final when nothing is left to hide behind.
-                let waiting = (reduce - backward).max(2.0 * self.ring(4.0 * first, 1.0));
-                Collectives { all: reduce, waiting }
-            }
-            Mode::ShardedOptimizer => {
-                let reduce = self.ring(4.0 * whole, num_segments);
-                let waiting = (reduce - backward).max(self.ring(4.0 * first, 1.0));
-                let gather = self.ring(compute * whole, num_segments);
-                Collectives { all: reduce + gather, waiting: waiting + gather }
-            }
-            Mode::FullySharded => self.sharded_passes(work, backward),
+        Work {
+            forward,
+            pairs: forward * pairs,
+            reference,
+            again,
+            num_microbatches,
+            num_reference_passes: match self.setup.loads_reference {
+                true => passes(self.workload.tokens() + pairs * predicted),
+                false => 0.0,
+            },
         }
     }
 
-    /// Gathers of every pass hide behind the block before, reductions behind the one after.
-    fn sharded_passes(&self, work: &Work, backward: f64) -> Collectives {
-        let num_layers = self.parts.config().num_layers as f64;
-        let rate = self.hardware.flops * f64::from(self.setup.world_size);
-        let compute = self.setup.compute.bytes() as f64;
-        let (block, first) = (self.parts.largest_block() as f64, self.parts.segments()[0] as f64);
-        let (gather, reduce) = (self.ring(compute * block, 1.0), self.ring(4.0 * block, 1.0));
-        let (gather_first, reduce_first) =
-            (self.ring(compute * first, 1.0), self.ring(4.0 * first, 1.0));
-        // A pass without gradient over `microbatch_tokens`, and the two of a microbatch of targets.
-        let of_block = |seconds: f64| seconds / num_layers;
-        let forward = of_block(work.forward / (rate * work.num_microbatches));
-        let backward = of_block(backward);
-        let waits = |wire: f64, behind: f64| num_layers * (wire - behind).max(0.0);
-        let scoring_pass = gather_first + waits(gather, forward);
-        let training_pass =
-            gather_first + waits(gather, forward) + waits(gather + reduce, backward);
-        Collectives {
-            all: work.num_scoring_passes * (gather_first + num_layers * gather)
-                + work.num_microbatches
-                    * (gather_first + reduce_first + num_layers * (2.0 * gather + reduce)),
-            waiting: work.num_scoring_passes * scoring_pass
-                + work.num_microbatches * training_pass
-                + reduce_first,
-        }
+    /// FLOP/s of all workers.
+    fn rate(&self) -> f64 {
+        self.hardware.flops * f64::from(self.setup.world_size)
     }
 
-    /// Seconds of an all-gather or a reduce-scatter of so many bytes, cut into collectives.
-    fn ring(&self, bytes: f64, num_collectives: f64) -> f64 {
+    /// Seconds of an all-gather or a reduce-scatter of so many bytes.
+    fn ring(&self, bytes: f64) -> f64 {
         let others = f64::from(self.setup.world_size - 1);
         let share = others / f64::from(self.setup.world_size);
-        share * bytes / self.hardware.link_rate
-            + num_collectives * (LATENCY + LATENCY_PER_WORKER * others)
+        share * bytes / self.hardware.link_rate + LATENCY + LATENCY_PER_WORKER * others
     }
 
+    /// Norm and clipping of the gradient, AdamW, and what makes of it what passes compute with.
     fn optimizer(&self) -> f64 {
         let own = match self.setup.mode {
             Mode::Replicated => self.parts.whole(),
             Mode::ShardedOptimizer | Mode::FullySharded => self.parts.share(self.setup.world_size),
         } as f64;
-        let compute = self.setup.compute.bytes() as f64;
-        if self.setup.offload_optimizer && self.setup.device == DeviceKind::Cuda {
-            return own * (4.0 + compute + UPDATE_BYTES) / self.hardware.host_rate;
+        let Hardware { memory_rate, host_link_rate, host_memory_rate, .. } = *self.hardware;
+        let clipping = own * CLIPPING_BYTES / memory_rate;
+        if !self.setup.is_offloaded() {
+            return clipping + own * (ADAM_BYTES + self.copied_bytes()) / memory_rate;
         }
-        own * (UPDATE_BYTES + compute) / self.hardware.memory_rate
+        // Gradients come down, weights are updated and go up in fp32, a piece each at a time.
+        let transfer = 4.0 * own / host_link_rate;
+        let stages = [transfer, own * ADAM_BYTES / host_memory_rate, transfer];
+        let longest = stages.into_iter().fold(0.0, f64::max);
+        let share = own / self.parts.whole() as f64 / OFFLOADED_PIECE as f64;
+        let pieces = self.parts.segments().iter().map(|&len| (share * len as f64).ceil());
+        let num_pieces: f64 = pieces.sum();
+        clipping + longest + (stages.iter().sum::<f64>() - longest) / num_pieces
+    }
+
+    /// Bytes per weight that are read and written between what passes compute with and what AdamW
+    /// takes and leaves, where both are in one memory.
+    fn copied_bytes(&self) -> f64 {
+        let is_exact = self.setup.compute == ComputeType::Float32;
+        match (is_exact, self.setup.offload_optimizer, self.setup.device) {
+            (true, false, _) => 0.0,
+            // A gradient and a weight are copied, as from a GPU and to it.
+            (true, true, _) => 16.0,
+            (false, true, _) => 16.0 + ROUNDING_BYTES,
+            // Pieces are small enough for caches; two halves are read and written in place of a weight.
+            (false, false, DeviceKind::Cpu) => 0.0,
+            (false, false, DeviceKind::Cuda) => JOINING_BYTES + SPLITTING_BYTES + ROUNDING_BYTES,
+        }
+    }
+}
+
+// === impl Operations ===
+
+impl Operations {
+    /// A forward pass through a model, over inputs with the sum of the squares of their sequences'
+    /// lengths.
+    fn new(parts: &Parts, (inputs, squares): (f64, f64), predicted: f64) -> Self {
+        let cost = PassCost::new(parts.config());
+        let blocks = cost.blocks_forward(inputs, squares);
+        Self { blocks, head: cost.forward(0.0, predicted, 0.0) }
+    }
+
+    fn all(self) -> f64 {
+        self.blocks + self.head
+    }
+}
+
+impl Add for Operations {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { blocks: self.blocks + other.blocks, head: self.head + other.head }
+    }
+}
+
+impl Mul<f64> for Operations {
+    type Output = Self;
+
+    fn mul(self, times: f64) -> Self {
+        Self { blocks: times * self.blocks, head: times * self.head }
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the sequences of a step come to.
 
+use prospect_core::{ObjectiveName, RunConfig};
 use serde::Serialize;
+
+use crate::setup::Setup;
 
 /// Lengths of the rows, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -74,14 +77,22 @@ impl Lengths {
 // === impl Workload ===
 
 impl Workload {
+    /// Of a run whose rows are this long.
+    pub fn of_run(config: &RunConfig, lengths: Lengths) -> Self {
+        let global_batch_size = config.train.global_batch_size;
+        Self { global_batch_size, lengths, pairs: config.objective.name == ObjectiveName::Kto }
+    }
+
     /// Tokens of the rows of a step, which are what a run learns from.
     pub fn tokens(&self) -> f64 {
         f64::from(self.global_batch_size) * self.lengths.mean()
     }
 
-    /// Most tokens of rows that one of so many workers can have in a step.
-    pub fn most_tokens_of_rank(&self, world_size: u32) -> u32 {
-        let rows = self.global_batch_size.div_ceil(world_size.max(1));
+    /// Most tokens of rows that a pass can have: those of one part of a global batch, which with the
+    /// fast reduction is all that a worker does of it.
+    pub fn most_tokens_of_pass(&self, setup: &Setup) -> u32 {
+        let num_parts = setup.num_parts.unwrap_or(setup.world_size);
+        let rows = self.global_batch_size.div_ceil(num_parts.max(1));
         rows.saturating_mul(self.lengths.longest)
     }
 }
@@ -89,6 +100,20 @@ impl Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::DeviceKind;
+    use crate::testing::setup;
+
+    #[test]
+    fn a_pass_holds_rows_of_one_part() {
+        let lengths = Lengths::uniform(6, 4);
+        let workload = Workload { global_batch_size: 33, lengths, pairs: true };
+        let most = |world_size, num_parts| {
+            let setup = Setup { world_size, num_parts, ..setup(DeviceKind::Cpu) };
+            workload.most_tokens_of_pass(&setup)
+        };
+        assert_eq!([most(1, None), most(4, None)], [330, 90]);
+        assert_eq!([most(1, Some(8)), most(4, Some(8))], [50, 50]);
+    }
 
     #[test]
     fn lengths_are_averages() {

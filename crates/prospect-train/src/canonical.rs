@@ -10,6 +10,7 @@
 
 use prospect_core::{Rank, parts_of_rank};
 use prospect_libtorch::{ProcessGroup, Work};
+use prospect_shape::num_subtrees;
 use tch::{Kind, Tensor};
 
 use crate::TrainError;
@@ -72,7 +73,7 @@ impl<'a> Canonical<'a> {
         let world_size = group.world_size() as u32;
         let ranges =
             || (0..world_size).map(|rank| parts_of_rank(Rank(rank), world_size, num_parts));
-        let num_slots = ranges().map(|range| Tree::num_subtrees(num_parts, range)).max();
+        let num_slots = ranges().map(|range| num_subtrees(num_parts, range)).max();
         let num_slots = num_slots.unwrap_or_default() as i64;
         let mut own = tree.into_values();
         let combine = |gathering: Gathering, parameters: &mut Parameters| {

@@ -42,6 +42,16 @@ impl Staging {
         Ok(Self { path: path.to_owned(), is_kept: false })
     }
 
+    /// Makes the directory and, if `inner` is given, an empty one of that name in it.
+    pub(crate) fn with(path: &Path, inner: Option<&str>) -> Result<Self, TrainError> {
+        let staging = Self::new(path)?;
+        if let Some(inner) = inner {
+            let path = path.join(inner);
+            fs::create_dir(&path).map_err(TrainError::storage("create directory", &path))?;
+        }
+        Ok(staging)
+    }
+
     /// Where the files go.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -70,10 +80,14 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), TrainError> {
     fs::write(path, content).map_err(TrainError::storage("write", path))
 }
 
-/// Size of the files in `dir`, without those that are gone before they can be looked at.
+/// Size of the files in `dir` and below, without those that are gone before they can be looked at.
 pub(crate) fn total_bytes(dir: &Path) -> u64 {
-    let files = fs::read_dir(dir).into_iter().flatten().flatten();
-    files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    let bytes_of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => total_bytes(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    fs::read_dir(dir).into_iter().flatten().flatten().map(bytes_of).sum()
 }
 
 /// Paths of all files below `dir`, relative to it, sorted, with `/` between their parts.

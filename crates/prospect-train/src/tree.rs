@@ -95,9 +95,4 @@ impl Tree<()> {
         }
         tree
     }
-
-    /// How many sums wait after pushing the parts of a range.
-    pub(crate) fn num_subtrees(num_parts: u32, range: Range<u32>) -> usize {
-        Self::shape(num_parts, range).nodes.len()
-    }
 }

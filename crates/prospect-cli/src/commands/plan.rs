@@ -5,11 +5,8 @@ mod place;
 mod render;
 mod rows;
 
-use prospect_core::{ExitCode, MicrobatchTokens, ObjectiveName, RunConfig};
-use prospect_shape::{
-    BudgetRefusal, ComputeType, Demand, ModelConfig, Parts, Room, Setup, Workload, check_longest,
-    check_memory,
-};
+use prospect_core::{ExitCode, RunConfig};
+use prospect_shape::{ComputeType, Parts, Request, Room, Setup, Workload};
 
 use crate::args::PlanArgs;
 use crate::error::CliError;
@@ -35,22 +32,17 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
 }
 
 fn estimate(args: &PlanArgs, place: &Place, config: &RunConfig) -> Result<Estimate, CliError> {
-    let parts = Parts::new(&ModelConfig::read(&config.model.path)?);
+    let parts = Parts::of_run(config)?;
     let rows = Rows::of(args, config);
-    let setup = Setup { loads_reference: !args.scored, ..Setup::new(config, place.kind()) };
-    let workload = Workload {
-        global_batch_size: config.train.global_batch_size,
-        lengths: rows.lengths,
-        pairs: config.objective.name == ObjectiveName::Kto,
-    };
-    let typed = config.train.memory_gb.map(|gigabytes| (gigabytes * 1e9) as u64);
     let num_workers = config.coordinator.workers;
-    let memory_bytes = typed.or_else(|| place.memory_bytes(num_workers));
-    let room = memory_bytes.map(|memory_bytes| Room {
-        memory_bytes,
-        completion_share: workload.lengths.completion_share(),
-    });
-    let budget = budget(&parts, &setup, (&workload, room, config.train.microbatch_tokens));
+    let device = place.of_worker(num_workers);
+    let setup = Setup { loads_reference: !args.scored, ..Setup::new(config, device.kind) };
+    let workload = Workload::of_run(config, rows.lengths);
+    let room = Room::of_run(config, Some(device), &rows.lengths);
+    let tokens = config.train.microbatch_tokens.tokens();
+    let setups = [setup];
+    let request = Request { parts: &parts, setups: &setups, workload: &workload, room, tokens };
+    let budget = request.settle();
     let (hardware, assumptions) = place.hardware(args, num_workers);
     Ok(Estimate {
         name: config.model.path.display().to_string(),
@@ -58,12 +50,12 @@ fn estimate(args: &PlanArgs, place: &Place, config: &RunConfig) -> Result<Estima
         num_workers,
         dtype: ComputeType::name(setup.compute),
         num_steps: num_steps(config, &rows),
-        refusal: budget.clone().err(),
         // Without a budget the longest sequence shows how far it is from fitting.
-        microbatch_tokens: budget
-            .ok()
-            .or(config.train.microbatch_tokens.tokens())
-            .unwrap_or(workload.lengths.longest),
+        microbatch_tokens: match &budget {
+            Ok(budget) => budget.tokens,
+            Err(_) => tokens.unwrap_or(workload.lengths.longest),
+        },
+        refusal: budget.err(),
         parts,
         setup,
         rows,
@@ -72,27 +64,6 @@ fn estimate(args: &PlanArgs, place: &Place, config: &RunConfig) -> Result<Estima
         hardware,
         assumptions,
     })
-}
-
-/// The budget that the run would have.
-fn budget(
-    parts: &Parts,
-    setup: &Setup,
-    (workload, room, configured): (&Workload, Option<Room>, MicrobatchTokens),
-) -> Result<u32, BudgetRefusal> {
-    let (longest, tokens) = (workload.lengths.longest, configured.tokens());
-    if let Some(tokens) = tokens {
-        check_longest(tokens, longest)?;
-    }
-    match (room, tokens) {
-        (Some(room), _) => {
-            let most = workload.most_tokens_of_rank(setup.world_size);
-            let fits = check_memory(&Demand { parts, setup, room, longest, most, tokens })?;
-            Ok(tokens.unwrap_or_else(|| fits.min(most)))
-        }
-        (None, Some(tokens)) => Ok(tokens),
-        (None, None) => Err(BudgetRefusal::UnknownMemory),
-    }
 }
 
 fn num_steps(config: &RunConfig, rows: &Rows) -> Option<u64> {

@@ -51,7 +51,7 @@ fn a_plan_tells_memory_time_and_the_largest_microbatch() {
         "half of the data sheet's peak, assumed",
     ]);
     let plan = json_of(&plan(&config, &[&typed[..], &["--json"]].concat()));
-    assert_eq!(plan["memory_bytes"], 141_000_000_000_u64);
+    assert_eq!(plan["memory_bytes"], 150_100_000_000_u64);
     assert_eq!(plan["setup"]["compute"], "bfloat16");
     assert!(plan["memory"]["device"]["peak"].as_u64() < plan["planned_bytes"].as_u64());
     assert!(plan["largest_microbatch_tokens"].as_u64() > plan["microbatch_tokens"].as_u64());
@@ -93,7 +93,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
             64,
             &[
                 "the model does not fit",
-                "72.0 GB can be planned with",
+                "76.5 GB can be planned with",
                 "optimizer",
                 "fully_sharded",
             ],
@@ -103,6 +103,9 @@ fn what_does_not_fit_is_refused_with_what_would() {
     let called = plan(&config, &["--gpus", "8", "--set", "train.microbatch_tokens=100"]);
     called.check(64, &["the longest training sequence has 1024 tokens: set it to 1024 or more"]);
     plan(&config, &["--gpu-memory=-1"]).check(64, &["--gpu-memory", "above 0"]);
+    plan(&config, &["--gpu", "H1000"]).check(64, &["H1000", "name one of B200, "]);
+    // Memory of a GPU plans with GPUs on any machine.
+    plan(&config, &["--gpu-memory", "1000"]).check(0, &[]).printed(&["on GPUs, H100"]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn world(overrides: &[&str]) -> World {
 
 /// The error of a start with these settings and workers with so many bytes.
 async fn refusal(overrides: &[&str], memory_bytes: Option<u64>) -> CoordinatorError {
-    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes });
+    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, host_bytes: None });
     let world = world(overrides);
     let options = Options { device, ..world.options("run") };
     let error = Coordinator::bind(options).await.err().expect("the coordinator must refuse");
@@ -66,8 +66,47 @@ async fn what_does_not_fit_is_refused_with_what_would() {
 }
 
 #[tokio::test]
+async fn a_large_reference_behind_a_small_policy_is_refused() {
+    let world = world(&["train.microbatch_tokens=24"]);
+    let dir = world.path("reference");
+    fs::create_dir(&dir).unwrap();
+    let text = fs::read_to_string(world.path("model").join("config.json")).unwrap();
+    let mut shape: serde_json::Value = serde_json::from_str(&text).unwrap();
+    (shape["hidden_size"], shape["intermediate_size"]) = (4096.into(), 14_336.into());
+    fs::write(dir.join("config.json"), shape.to_string()).unwrap();
+    fs::write(dir.join("model.safetensors"), "no weights").unwrap();
+    let memory_bytes = Some(1_500_000_000);
+    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, host_bytes: None });
+    drop(Coordinator::bind(Options { device, ..world.options("alike") }).await.unwrap());
+    let world = world.with(&[&format!("reference.path={}", dir.display())]);
+    let found = Coordinator::bind(Options { device, ..world.options("apart") }).await;
+    let error = found.err().expect("the reference does not fit").to_string();
+    assert!(error.starts_with("the model does not fit"), "{error}");
+    assert!(error.contains("is for reference"), "{error}");
+}
+
+#[tokio::test]
+async fn main_memory_beside_the_devices_is_checked() {
+    let world = world(&["train.microbatch_tokens=24"]);
+    let start = |host_bytes, run| {
+        let (kind, memory_bytes) = (DeviceKind::Cuda, Some(1 << 40));
+        let device = Some(WorkerDevice { kind, memory_bytes, host_bytes });
+        Coordinator::bind(Options { device, ..world.options(run) })
+    };
+    drop(start(None, "unknown").await.unwrap());
+    drop(start(Some(1 << 40), "much").await.unwrap());
+    let error = start(Some(1 << 30), "little").await.err().expect("it must refuse").to_string();
+    assert!(error.contains("too little main memory"), "{error}");
+    assert!(error.contains("fewer workers on each"), "{error}");
+}
+
+#[tokio::test]
 async fn a_budget_beyond_what_a_worker_ever_has_needs_no_room() {
-    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: Some(400_000_000) });
+    let device = Some(WorkerDevice {
+        kind: DeviceKind::Cpu,
+        memory_bytes: Some(400_000_000),
+        host_bytes: None,
+    });
     let world = world(&["train.microbatch_tokens=100000000"]);
     Coordinator::bind(Options { device, ..world.options("run") }).await.unwrap();
     // One step of all rows does not fit.
@@ -94,7 +133,7 @@ async fn devices_that_are_not_known_are_refused_where_no_kind_fits() {
     let auto = |kind: Option<DeviceKind>| async move {
         let many = "train.global_batch_size=1000000";
         let world = world(&["train.microbatch_tokens=auto", many, "train.memory_gb=4"]);
-        let device = kind.map(|kind| WorkerDevice { kind, memory_bytes: None });
+        let device = kind.map(|kind| WorkerDevice { kind, memory_bytes: None, host_bytes: None });
         drop(Coordinator::bind(Options { device, ..world.options("run") }).await.unwrap());
         written(&world)
     };
@@ -115,7 +154,11 @@ async fn a_reference_whose_values_are_known_takes_no_room() {
     // Nine tenths are planned with.
     let between = (needed(true) + needed(false)) / 2 * 10 / 9;
     let start = || {
-        let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: Some(between) });
+        let device = Some(WorkerDevice {
+            kind: DeviceKind::Cpu,
+            memory_bytes: Some(between),
+            host_bytes: None,
+        });
         Coordinator::bind(Options { device, ..world.options("run") })
     };
     let error = start().await.err().expect("the reference does not fit");

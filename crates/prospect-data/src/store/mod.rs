@@ -123,6 +123,15 @@ impl TokenStore {
         }
     }
 
+    /// Tokens of the prompt and of the completion of every row, cut to `max_length` as a target is.
+    pub fn lengths(&self, max_length: u32) -> impl Iterator<Item = (u32, u32)> + '_ {
+        (0..self.len()).map(move |row| {
+            let row = self.row(RowId(row));
+            let completion = row.completion_after(row.prompt.len(), max_length as usize);
+            (row.prompt.len() as u32, completion.len() as u32)
+        })
+    }
+
     /// Number of desirable rows.
     pub fn num_desirable(&self) -> u64 {
         self.num_desirable

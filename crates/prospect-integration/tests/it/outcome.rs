@@ -71,9 +71,16 @@ impl Outcome {
         metrics
     }
 
-    /// The trained weights as they lie in the file.
-    pub fn final_weights(&self) -> Vec<u8> {
-        fs::read(self.run_dir.join("final/model.safetensors")).unwrap()
+    /// The trained weights as they lie in their files, by name.
+    pub fn final_weights(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(self.run_dir.join("final")).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let is_weights = |path: &PathBuf| path.extension().is_some_and(|end| end == "safetensors");
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        let files: BTreeMap<_, _> =
+            paths.filter(is_weights).map(|path| (name(&path), fs::read(path).unwrap())).collect();
+        assert!(!files.is_empty(), "the trained model has no weights");
+        files
     }
 }
 

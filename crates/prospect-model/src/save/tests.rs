@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::ErrorClass;
 use crate::testing::{Copy, FIXTURES, fixture, load, load_dir};
-use crate::{CausalLm, SaveType, StoredType};
+use crate::{CausalLm, ModelPart, SaveType, StoredType};
 
 /// All parameters of a model with their names.
 fn tensors(model: &CausalLm) -> Vec<(String, Tensor)> {
@@ -124,6 +124,64 @@ fn large_weights_are_split_and_an_earlier_save_is_gone() {
     model.save(dir, SaveType::Float32).unwrap();
     assert_eq!(names(dir), ["config.json", "model.safetensors"]);
     check_same(dir, &model);
+}
+
+/// Writes the segments of a model in turn to so many files.
+fn save_in_parts(model: &CausalLm, dir: &Path, num_parts: usize) {
+    for idx in 0..num_parts {
+        let segments = (idx..model.num_segments()).step_by(num_parts);
+        let tensors: Vec<(String, Tensor)> = segments
+            .flat_map(|segment| model.segment_parameters(segment))
+            .map(|parameter| (parameter.name, parameter.tensor))
+            .collect();
+        CausalLm::save_part(dir, ModelPart { idx, num_parts }, &tensors).unwrap();
+    }
+}
+
+#[test]
+fn parts_that_several_write_make_one_model() {
+    for (name, num_parts) in FIXTURES.into_iter().zip([1, 2, 3, 4].into_iter().cycle()) {
+        let model = load(name);
+        let target = tempfile::tempdir().unwrap();
+        let dir = target.path();
+        save_in_parts(&model, dir, num_parts);
+        assert!(load_dir(dir).is_err(), "it is no model before it is completed");
+        CausalLm::complete_parts(model.source_dir(), dir, num_parts).unwrap();
+        check_same(dir, &model);
+        assert_eq!(dir.join("model.safetensors.index.json").exists(), num_parts > 1);
+    }
+}
+
+#[test]
+fn parts_that_do_not_make_the_model_are_refused() {
+    let model = load("llama2");
+    let check = |spoil: &dyn Fn(&Path), expected: &str| {
+        let target = tempfile::tempdir().unwrap();
+        save_in_parts(&model, target.path(), 2);
+        spoil(target.path());
+        let error = CausalLm::complete_parts(model.source_dir(), target.path(), 2).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(!target.path().join("config.json").exists(), "{text}");
+    };
+    let [first, second] = [0, 1].map(|idx| ModelPart { idx, num_parts: 2 }.file_name());
+    check(&|dir| fs::remove_file(dir.join(&second)).unwrap(), "model-00002-of-00002");
+    let cut = |dir: &Path| {
+        let content = fs::read(dir.join(&first)).unwrap();
+        fs::write(dir.join(&first), &content[..content.len() - 4]).unwrap();
+    };
+    check(&cut, "its header describes");
+    let twice = |dir: &Path| drop(fs::copy(dir.join(&first), dir.join(&second)).unwrap());
+    check(&twice, "the model has a parameter");
+    let halves = |dir: &Path| {
+        let halved: Vec<(String, Tensor)> = (1..model.num_segments())
+            .step_by(2)
+            .flat_map(|segment| model.segment_parameters(segment))
+            .map(|parameter| (parameter.name, parameter.tensor.f_to_kind(Kind::Half).unwrap()))
+            .collect();
+        CausalLm::save_part(dir, ModelPart { idx: 1, num_parts: 2 }, &halved).unwrap();
+    };
+    check(&halves, "they must be of one type");
 }
 
 /// Checks the message of saving changed tensors of a fixture to `dir`.

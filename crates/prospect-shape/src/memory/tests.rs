@@ -1,6 +1,7 @@
 //! Bytes by kind in every mode.
 
 use super::*;
+use crate::config::ModelConfig;
 use crate::testing::{setup, smollm2_135m};
 
 fn memory(setup: &Setup) -> Memory {
@@ -22,28 +23,31 @@ fn check(setup: &Setup, expected: [(Kind, f64); 4]) {
 fn state_lies_where_the_mode_puts_it() {
     use Kind::{Gradients, Optimizer, Reference, Weights};
     let cuda = setup(DeviceKind::Cuda);
-    check(&cuda, [(Weights, 2.0), (Gradients, 4.0), (Optimizer, 12.0), (Reference, 2.0)]);
+    check(&cuda, [(Weights, 2.0), (Gradients, 4.0), (Optimizer, 10.0), (Reference, 2.0)]);
     let exact = Setup { compute: ComputeType::Float32, ..cuda };
     check(&exact, [(Weights, 4.0), (Gradients, 4.0), (Optimizer, 8.0), (Reference, 4.0)]);
     let four = Setup { world_size: 4, ..cuda };
     let first = Setup { mode: Mode::ShardedOptimizer, ..four };
-    check(&first, [(Weights, 2.0), (Gradients, 4.0), (Optimizer, 3.0), (Reference, 2.0)]);
+    check(&first, [(Weights, 2.0), (Gradients, 4.0), (Optimizer, 2.5), (Reference, 2.0)]);
     let all = Setup { mode: Mode::FullySharded, ..four };
-    check(&all, [(Weights, 0.5), (Gradients, 1.0), (Optimizer, 3.0), (Reference, 0.5)]);
+    check(&all, [(Weights, 0.5), (Gradients, 1.0), (Optimizer, 2.5), (Reference, 0.5)]);
     let cached = Setup { loads_reference: false, ..all };
-    check(&cached, [(Weights, 0.5), (Gradients, 1.0), (Optimizer, 3.0), (Reference, 0.0)]);
+    check(&cached, [(Weights, 0.5), (Gradients, 1.0), (Optimizer, 2.5), (Reference, 0.0)]);
 }
 
 #[test]
 fn an_offloaded_optimizer_lies_in_main_memory() {
     let cuda = Setup { offload_optimizer: true, ..setup(DeviceKind::Cuda) };
     let parts = Parts::new(&smollm2_135m());
-    assert_eq!(memory(&cuda).on_device(Kind::Optimizer), 0);
-    let staged = 4 * parts.segments()[0];
-    assert_eq!(memory(&cuda).on_host(Kind::Optimizer), 12 * parts.whole() + staged);
+    // Two pieces of the embedding's gradient, and on the device one of its weights.
+    let piece = 4 << 24;
+    assert_eq!(memory(&cuda).on_device(Kind::Optimizer), piece);
+    assert_eq!(memory(&cuda).on_host(Kind::Optimizer), 12 * parts.whole() + 2 * piece);
+    let exact = Setup { compute: ComputeType::Float32, ..cuda };
+    assert_eq!(memory(&exact).on_device(Kind::Optimizer), 0);
     // There is no other memory to go to, and the weights that the optimizer moves are a copy.
     let cpu = Setup { offload_optimizer: true, ..setup(DeviceKind::Cpu) };
-    assert_eq!(memory(&cpu).on_device(Kind::Optimizer), 12 * parts.whole());
+    assert_eq!(memory(&cpu).on_device(Kind::Optimizer), 12 * parts.whole() + 2 * piece);
     assert_eq!(memory(&cpu).host_peak(), 0);
 }
 
@@ -69,27 +73,67 @@ fn tiles_of_the_head_are_larger_on_cuda() {
     let exact = |device| Setup { compute: ComputeType::Float32, ..setup(device) };
     let [cpu, cuda] = [DeviceKind::Cpu, DeviceKind::Cuda]
         .map(|device| memory(&exact(device)).on_device(Kind::Head));
-    assert_eq!(cuda - cpu, 2 * 7 * (32 << 20));
+    assert_eq!(cuda - cpu, 7 * (32 << 20));
 }
 
 #[test]
-fn sharded_workers_gather_the_model_to_stop() {
+fn sharded_workers_gather_their_segments_to_stop() {
     let cuda = Setup { checkpoints: false, world_size: 4, ..setup(DeviceKind::Cuda) };
-    let whole = 2 * Parts::new(&smollm2_135m()).whole();
+    let parts = Parts::new(&smollm2_135m());
     let copied = |mode| memory(&Setup { mode, ..cuda }).on_host(Kind::Checkpoint);
     assert_eq!(copied(Mode::Replicated), 0);
-    assert!(copied(Mode::ShardedOptimizer) >= whole);
-    assert!(copied(Mode::FullySharded) >= whole);
+    // Weights in bf16 of every fourth segment; moments and masters of a fourth of each.
+    let [embedding, block] = [0, 1].map(|idx| parts.segments()[idx]);
+    let expected = 2 * (embedding + 7 * block) + 12 * parts.share(4);
+    assert_eq!(copied(Mode::ShardedOptimizer), expected);
+    assert_eq!(copied(Mode::FullySharded), expected);
 }
 
 #[test]
 fn canonical_sums_wait_in_memory() {
     let parts = Parts::new(&smollm2_135m());
-    let gradients = |parts_per_rank| {
-        let setup = Setup { parts_per_rank, ..setup(DeviceKind::Cpu) };
-        memory(&setup).on_device(Kind::Gradients) / (4 * parts.whole())
+    let gradients = |num_parts, world_size| {
+        let setup = Setup { num_parts, world_size, ..setup(DeviceKind::Cpu) };
+        memory(&setup).on_device(Kind::Gradients) / 4
     };
-    assert_eq!([None, Some(1), Some(4), Some(6)].map(gradients), [1, 2, 4, 6]);
+    let whole = parts.whole();
+    assert_eq!(gradients(None, 1), whole);
+    assert_eq!(gradients(Some(4), 1), 4 * whole);
+    assert_eq!(gradients(Some(8), 2), 4 * whole);
+    assert_eq!(gradients(Some(8), 3), 4 * whole);
+    // What 16 workers send of embedding and first block, up to 2 sums each: parts 3 and 4 are not the
+    // halves of anything.
+    let sent = parts.segments()[0] + parts.segments()[1];
+    assert_eq!(gradients(Some(24), 16), whole + 2 * parts.segments()[0] + 2 * (16 + 1) * sent);
+}
+
+#[test]
+fn a_reference_of_another_shape_is_held_as_it_is() {
+    let (policy, reference) = (smollm2_135m(), ModelConfig { num_layers: 90, ..smollm2_135m() });
+    let parts = Parts::new(&policy).with_reference(&reference);
+    let large = Parts::new(&reference);
+    let of = |parts, setup: &Setup| Memory::new(parts, setup, 4096, 0.5);
+    let alone = setup(DeviceKind::Cuda);
+    assert_eq!(of(&parts, &alone).on_device(Kind::Reference), 2 * large.whole());
+    assert_eq!(of(&parts, &alone).on_device(Kind::Weights), 2 * parts.whole());
+    let cpu = Memory::new(&parts, &setup(DeviceKind::Cpu), 1, 0.5);
+    let stored = if policy.dtype == Some(StoredType::Float32) { 4 } else { 2 };
+    assert_eq!(cpu.on_device(Kind::Loading), stored * large.num_parameters());
+
+    let sharded = Setup { mode: Mode::FullySharded, world_size: 4, ..alone };
+    assert_eq!(of(&parts, &sharded).on_device(Kind::Reference), 2 * large.share(4));
+    // Blocks of the same width, and those of a width that outdoes the policy's gradients.
+    let narrow = Parts::new(&policy);
+    assert_eq!(gathered(&parts, &sharded), gathered(&narrow, &sharded));
+    let wide = ModelConfig { hidden_size: 4096, intermediate_size: 14336, ..smollm2_135m() };
+    let parts = Parts::new(&policy).with_reference(&wide);
+    let wide = Parts::new(&wide);
+    let expected = 2 * (wide.ends() + 2 * wide.largest_block());
+    assert_eq!(of(&parts, &sharded).on_device(Kind::Gathered), expected);
+    let scoring = |parts| of(parts, &sharded).on_device(Kind::Scoring);
+    assert!(scoring(&parts) > scoring(&narrow));
+    let known = Setup { loads_reference: false, ..sharded };
+    assert_eq!(of(&parts, &known), of(&narrow, &known));
 }
 
 #[test]
@@ -100,7 +144,10 @@ fn the_peak_is_what_is_there_at_one_time() {
     let (passing, head) = (small.on_device(Kind::Backward), small.on_device(Kind::Head));
     let (files, copy) = (small.on_device(Kind::Loading), small.on_device(Kind::Checkpoint));
     assert!(copy > files, "the copy counts, since files are read before it is made");
-    assert_eq!(small.device_peak(), all - files - passing.min(head));
+    let scoring = small.on_device(Kind::Scoring);
+    assert!(scoring < small.on_device(Kind::Activations) + passing.max(head));
+    assert_eq!(small.on_device(Kind::Update), 0);
+    assert_eq!(small.device_peak(), all - files - passing.min(head) - scoring);
     let json = serde_json::to_value(&small).unwrap();
     assert_eq!(json["device"]["peak"], small.device_peak());
     assert_eq!(json["device"]["weights"], small.on_device(Kind::Weights));

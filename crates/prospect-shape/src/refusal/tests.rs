@@ -24,7 +24,8 @@ fn demand<'a>(
     gigabytes: f64,
     tokens: Option<u32>,
 ) -> Demand<'a> {
-    let room = Room { memory_bytes: (gigabytes * 1e9) as u64, completion_share: 1.0 };
+    let memory_bytes = (gigabytes * 1e9) as u64;
+    let room = Room { memory_bytes, host_bytes: None, completion_share: 1.0 };
     Demand { parts, setup, room, longest: 1024, most: u32::MAX, tokens }
 }
 
@@ -85,9 +86,58 @@ fn a_model_that_does_not_fit_is_refused_with_what_would() {
 }
 
 #[test]
+fn a_reference_that_does_not_fit_behind_a_small_policy_is_refused() {
+    let policy = smollm2_135m();
+    let (alike, apart) =
+        (Parts::new(&policy), Parts::new(&policy).with_reference(large().config()));
+    let setup = setup(DeviceKind::Cuda);
+    assert!(check_memory(&demand(&alike, &setup, 16.0, None)).is_ok());
+    let refusal = check_memory(&demand(&apart, &setup, 16.0, None)).unwrap_err();
+    let BudgetRefusal::Model { needed, kind, of_kind, .. } = &refusal else { panic!("{refusal}") };
+    assert_eq!((*kind, *of_kind), (Kind::Reference, 2 * large().whole()));
+    assert!(*needed > 16_000_000_000 && *needed < 22_000_000_000, "{refusal}");
+    // Where all its values are known, it is not there.
+    let known = Setup { loads_reference: false, ..setup };
+    assert_eq!(
+        check_memory(&demand(&apart, &known, 16.0, None)),
+        check_memory(&demand(&alike, &known, 16.0, None))
+    );
+}
+
+#[test]
+fn main_memory_is_held_against_what_there_is() {
+    let parts = large();
+    let offloaded = Setup { offload_optimizer: true, ..setup(DeviceKind::Cuda) };
+    let with_host = |gigabytes: f64, setup| {
+        let demand = demand(&parts, setup, 141.0, None);
+        let host_bytes = Some((gigabytes * 1e9) as u64);
+        check_memory(&Demand { room: Room { host_bytes, ..demand.room }, ..demand })
+    };
+    // 12 bytes a weight for the optimizer and 14 for a checkpoint, and 2 while files are read.
+    assert!(with_host(300.0, &offloaded).is_ok());
+    let refusal = with_host(200.0, &offloaded).unwrap_err();
+    let text = refusal.to_string();
+    for told in [
+        "too little main memory: a worker needs 21",
+        "180.0 GB can be planned with",
+        "is for checkpoint: set checkpoint.every_steps = 0 (",
+        "or use machines with more than 21",
+    ] {
+        assert!(text.contains(told), "{told:?} is missing in: {text}");
+    }
+    let BudgetRefusal::MainMemory { remedies, planned, .. } = refusal else { panic!("{text}") };
+    assert!(remedies.iter().all(|remedy| remedy.in_main_memory <= planned), "{text}");
+    // Offloading is no way out where there is nowhere to go.
+    let kept = setup(DeviceKind::Cuda);
+    let text = with_host(100.0, &kept).unwrap_err().to_string();
+    assert!(text.starts_with("the model does not fit"), "{text}");
+    assert!(!text.contains("set train.offload_optimizer"), "{text}");
+}
+
+#[test]
 fn memory_that_nothing_helps_is_told_as_such() {
     let parts = Parts::new(&smollm2_135m());
-    let canonical = Setup { parts_per_rank: Some(8), ..setup(DeviceKind::Cpu) };
+    let canonical = Setup { num_parts: Some(8), ..setup(DeviceKind::Cpu) };
     let text = check_memory(&demand(&parts, &canonical, 1.0, None)).unwrap_err().to_string();
     assert!(text.contains("use workers with more than"), "{text}");
 }

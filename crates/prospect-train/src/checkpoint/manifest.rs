@@ -33,8 +33,11 @@ pub(crate) struct Manifest {
     pub(crate) step: Step,
     pub(crate) world_size: usize,
     /// By path relative to the checkpoint, with `/` between its parts.
-    files: BTreeMap<String, FileRecord>,
+    files: Records,
 }
+
+/// Files of a checkpoint by their path in it, with `/` between its parts.
+pub(crate) type Records = BTreeMap<String, FileRecord>;
 
 /// Size and digest of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,11 +56,11 @@ impl Manifest {
     pub(crate) fn write(
         path: &Path,
         (step, world_size): (Step, usize),
-        mut known: BTreeMap<String, FileRecord>,
+        mut known: Records,
         progress: &Progress,
     ) -> Result<String, TrainError> {
         let dir = path.parent().unwrap_or(path);
-        let mut files = BTreeMap::new();
+        let mut files = Records::new();
         for name in storage::list_files(dir)? {
             let record = match known.remove(&name) {
                 Some(record) => record,
@@ -129,7 +132,7 @@ impl FileRecord {
     }
 
     /// Reads a file. Every piece of it is told.
-    fn of(path: &Path, piece_read: impl Fn()) -> Result<Self, TrainError> {
+    pub(crate) fn of(path: &Path, piece_read: impl Fn()) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(unreadable(path))?;
         let (mut hasher, mut bytes) = (Sha256::new(), 0);
         let mut buffer = vec![0; 1 << 20];
@@ -145,12 +148,18 @@ impl FileRecord {
         }
     }
 
-    fn verify(&self, path: &Path) -> Result<(), TrainError> {
+    /// Refuses a file that is not there in its whole length.
+    pub(crate) fn verify_len(&self, path: &Path) -> Result<(), TrainError> {
         let found = file_len(path)?;
-        if found != self.bytes {
-            let problem = format!("has {found} bytes, but was written with {}", self.bytes);
-            return Err(TrainError::damaged(path, problem));
+        if found == self.bytes {
+            return Ok(());
         }
+        let problem = format!("has {found} bytes, but was written with {}", self.bytes);
+        Err(TrainError::damaged(path, problem))
+    }
+
+    fn verify(&self, path: &Path) -> Result<(), TrainError> {
+        self.verify_len(path)?;
         let Self { sha256: digest, .. } = Self::of(path, || ())?;
         if digest != self.sha256 {
             let problem = format!("has sha256 {digest}, but was written with {}", self.sha256);

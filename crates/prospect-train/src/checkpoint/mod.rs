@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! step-000100/
-//!   model/                                  a Hugging Face directory, written by rank 0
+//!   model/                                  a Hugging Face directory
+//!     model-00001-of-00004.safetensors      whole tensors of every 4th segment, written by rank 0,
+//!     …                                     and so on; one model.safetensors where every rank has all
+//!     model-00004-of-00004.safetensors      of the weights
+//!     model.safetensors.index.json          which file holds which tensor, where there are several
 //!   optimizer-00000-of-00004.safetensors    exp_avg.NAME, exp_avg_sq.NAME, and in bf16 master.NAME
 //!   …                                       of what rank 0 owns, and so on: one file where every
 //!   optimizer-00003-of-00004.safetensors    rank has all of the state, else one a rank
@@ -10,13 +14,18 @@
 //!   MANIFEST.json                           sha256 of each of the files above
 //! ```
 //!
+//! No rank of a sharded world has more in main memory for that than its share of the state and the
+//! whole weights of its own segments.
+//!
 //! They are written under a staged name; whoever holds the run directory gives them their own. They
 //! load at any world size and in any mode.
 
 mod files;
 mod manifest;
+mod model;
 mod parts;
 mod restore;
+mod save;
 mod snapshot;
 mod state;
 mod tensors;
@@ -25,24 +34,22 @@ mod tests;
 mod together;
 
 use std::path::Path;
-use std::time::Duration;
 
-use prospect_core::{Mode, Step, StepPhase};
-use prospect_libtorch::{ProcessGroup, copy_async, host_buffer};
+use prospect_core::{Mode, Step};
+use prospect_libtorch::ProcessGroup;
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use self::files::{Shards, named_parts};
+use self::files::Shards;
 use self::manifest::{FORMAT, hex};
 use self::restore::{Target, restore};
 pub use self::snapshot::{CheckpointManifestDigest, Snapshot};
-use self::snapshot::{check_finite, save_model};
 use self::state::State;
 use self::tensors::bytes;
 pub(crate) use self::together::together;
-use self::together::{any, share, share_text};
-use crate::parameters::{Layout, Numbers, Place, narrowed, piece_len, pieces};
-use crate::storage::Staging;
+use self::together::{any, share};
+use crate::parameters::{Numbers, Place};
+use crate::progress::Progress;
 use crate::{TrainError, Trainer};
 
 const MODEL_DIR: &str = "model";
@@ -51,73 +58,6 @@ const MODEL_DIR: &str = "model";
 type Named = Vec<(String, Tensor)>;
 
 impl Trainer {
-    /// Copies the state after [`done`](Trainer::done) into main memory, to be written to the
-    /// directory `staged`: what the trainer does later does not touch it.
-    ///
-    /// In a replicated world that is 12 bytes a parameter, and in bf16 14, and no other rank takes
-    /// part. Where ranks share the state, all of them call this, and go by rank 0's name of the
-    /// directory, which is made by the time they know it. Each copies its own shards; weights are
-    /// gathered one segment at a time, and rank 0 keeps a copy of them.
-    ///
-    /// # Errors
-    /// A tensor that cannot be copied or gathered. A directory that cannot be made is an error of
-    /// [`Snapshot::write`].
-    pub fn snapshot(&self, staged: &Path) -> Result<Snapshot, TrainError> {
-        let _no_grad = tch::no_grad_guard();
-        let (mut staged, mut staging, mut place) = (staged.to_owned(), None, Place::ALONE);
-        if self.is_sharded() {
-            let group = self.world()?;
-            place = Place::of(group);
-            staging = (place.rank == 0).then(|| Staging::new(&staged));
-            let name = staged.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            staged.set_file_name(share_text(group, self.device, &name)?);
-        }
-        let model = self.weights(Copying::Always)?;
-        let layouts: Vec<Layout> =
-            self.parameters.segments.iter().map(|segment| segment.layout.clone()).collect();
-        let state = self.optimizer_state(|numbers| Ok(self.copied_numbers(numbers)?.into()))?;
-        let optimizer = named_parts(&layouts, &state)?;
-        self.wait_for_copies()?;
-        Ok(Snapshot {
-            staged,
-            staging,
-            place,
-            source_dir: self.policy.source_dir().to_owned(),
-            model,
-            optimizer,
-            state: self.state(),
-            patience: Duration::from_secs_f64(self.config.coordinator.collective_timeout_seconds),
-            progress: self.progress(),
-        })
-    }
-
-    /// Writes the trained model to `staged`, a Hugging Face directory in the type that the passes
-    /// compute in, and makes it durable under that name. In a replicated world no other rank takes
-    /// part. Where ranks share the weights, all of them call this, and rank 0 writes. After an error
-    /// nothing is left of it.
-    ///
-    /// # Errors
-    /// Storage that is full, read-only or failing, and [`TrainError::NotFiniteWeights`]; weights that
-    /// cannot be gathered.
-    pub fn save_final(&self, staged: &Path) -> Result<(), TrainError> {
-        self.progress.set_phase(StepPhase::Saving);
-        let write = || {
-            let weights = self.weights(Copying::WhereGathered)?;
-            self.wait_for_copies()?;
-            if weights.is_empty() {
-                return Ok(());
-            }
-            check_finite(self.done(), &weights, &self.progress)?;
-            let staging = Staging::new(staged)?;
-            save_model(self.policy.source_dir(), staging.path(), &weights, &self.progress)?;
-            staging.keep();
-            Ok(())
-        };
-        let written = write();
-        self.progress.set_phase(StepPhase::Idle);
-        written
-    }
-
     /// Goes on from a checkpoint directory. Every rank of the world calls this. In a replicated
     /// world rank 0 verifies and reads the files and sends the others what they hold; where ranks
     /// share the state, each verifies its share of the files and reads what it owns. Returns the
@@ -192,35 +132,6 @@ impl Trainer {
         Ok(hex(&hasher.finalize()))
     }
 
-    /// The parameters in the type that the passes compute in, by checkpoint name. Where ranks share
-    /// the weights, every rank calls this, segments are gathered one after the other, and rank 0 gets
-    /// them.
-    fn weights(&self, copying: Copying) -> Result<Named, TrainError> {
-        let is_wanted =
-            !self.is_sharded() || self.group.as_ref().is_some_and(|group| group.rank() == 0);
-        let is_copied = copying == Copying::Always || self.parameters.mode == Mode::FullySharded;
-        let chain = self.policy_chain();
-        let num_segments = self.parameters.segments.len();
-        let mut named = Vec::new();
-        for (idx, segment) in self.parameters.segments.iter().enumerate() {
-            let next = Some(idx + 1).filter(|next| *next < num_segments);
-            chain.visit(idx, next, |_| {
-                if is_wanted {
-                    let flat = self.parameters.weights.segment(idx).whole.f_detach()?;
-                    let flat = if is_copied { self.copied(&flat)? } else { flat };
-                    for slot in &segment.slots {
-                        named.push((slot.name.clone(), slot.view(&flat)?));
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        chain.end_pass()?;
-        // Whoever measures the time of saving has this in it.
-        self.parameters.weights.forget_waits();
-        Ok(named)
-    }
-
     /// What the optimizer's files hold: the moments, and the fp32 weights where the model's
     /// files hold rounded ones. `taken` says how a buffer is handed out.
     fn optimizer_state(
@@ -260,34 +171,6 @@ impl Trainer {
         }
     }
 
-    /// The same tensor in main memory, with storage of its own. From a CUDA device the copy, into
-    /// pinned memory, may be under way until [`wait_for_copies`](Self::wait_for_copies).
-    fn copied(&self, tensor: &Tensor) -> Result<Tensor, TrainError> {
-        let _no_grad = tch::no_grad_guard();
-        self.progress.tick();
-        Ok(tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, true)?)
-    }
-
-    /// The same of fp32 numbers, which the device does not hold whole for it.
-    fn copied_numbers(&self, numbers: &Numbers) -> Result<Tensor, TrainError> {
-        if let Numbers::Whole(tensor) = numbers {
-            return self.copied(tensor);
-        }
-        let copy = host_buffer(numbers.len()?, self.device)?;
-        for range in pieces(numbers.len()?, piece_len(self.device)) {
-            copy_async(&narrowed(&copy, &range)?, &numbers.narrowed(&range)?.values()?)?;
-        }
-        self.progress.tick();
-        Ok(copy)
-    }
-
-    fn wait_for_copies(&self) -> Result<(), TrainError> {
-        if let Device::Cuda(idx) = self.device {
-            prospect_libtorch::cuda_synchronize(idx)?;
-        }
-        Ok(())
-    }
-
     /// Replaces a buffer on every rank by that of the rank `root`, over the device that the group's
     /// tensors are on.
     pub(crate) fn broadcast_flat(&self, flat: &Tensor, root: usize) -> Result<(), TrainError> {
@@ -302,10 +185,17 @@ impl Trainer {
     }
 }
 
-/// When weights are handed out as copies in main memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Copying {
-    Always,
-    /// Only where they do not stay.
-    WhereGathered,
+/// Refuses tensors from which no run can go on.
+fn check_finite<'a>(
+    step: Step,
+    tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
+    progress: &Progress,
+) -> Result<(), TrainError> {
+    for (name, tensor) in tensors {
+        progress.tick();
+        if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Err(TrainError::NotFiniteWeights { step, name: name.clone() });
+        }
+    }
+    Ok(())
 }

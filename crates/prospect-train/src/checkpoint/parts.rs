@@ -1,15 +1,12 @@
 //! How the ranks that write one checkpoint tell rank 0 that their parts are there: each leaves a
 //! small file beside its own, with what it has written or why it could not. Rank 0 removes them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::files::file_name;
-use super::manifest::{FileRecord, read_json};
-use crate::parameters::Place;
+use super::manifest::{Records, read_json};
 use crate::progress::Progress;
 use crate::{TrainError, storage};
 
@@ -17,9 +14,9 @@ use crate::{TrainError, storage};
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Says what this rank has written. What it tells of is durable by then.
-pub(super) fn tell_written(dir: &Path, rank: usize, record: &FileRecord) -> Result<(), TrainError> {
+pub(super) fn tell_written(dir: &Path, rank: usize, records: &Records) -> Result<(), TrainError> {
     let path = written_path(dir, rank);
-    let text = serde_json::to_vec(record)
+    let text = serde_json::to_vec(records)
         .map_err(|error| TrainError::damaged(&path, format!("cannot be encoded: {error}")))?;
     put(&path, &text)
 }
@@ -30,14 +27,14 @@ pub(super) fn tell_failed(dir: &Path, rank: usize, reason: &str) -> Result<(), T
 }
 
 /// Waits until every rank but 0 has said something, as long as files grow: `patience` without that is
-/// too long. Returns what was written, by file name.
+/// too long. Returns what was written: files that are there in their whole length.
 pub(super) fn collect(
     dir: &Path,
     num_parts: usize,
     patience: Duration,
     progress: &Progress,
-) -> Result<BTreeMap<String, FileRecord>, TrainError> {
-    let mut records = BTreeMap::new();
+) -> Result<Records, TrainError> {
+    let mut records = Records::new();
     let mut failed: Option<(usize, String)> = None;
     let mut waiting: Vec<usize> = (1..num_parts).collect();
     let (mut seen, mut since) = (0, Instant::now());
@@ -46,8 +43,12 @@ pub(super) fn collect(
         for rank in waiting {
             let (written, refused) = (written_path(dir, rank), failed_path(dir, rank));
             if written.exists() {
-                let place = Place { rank, world_size: num_parts };
-                records.insert(file_name(place), read_json(&written)?);
+                let told: Records = read_json(&written)?;
+                let looked = told.iter().map(|(name, of)| of.verify_len(&dir.join(name)));
+                if let Err(error) = looked.collect::<Result<(), _>>() {
+                    failed.get_or_insert((rank, error.to_string()));
+                }
+                records.extend(told);
                 remove(&written)?;
             } else if refused.exists() {
                 let reason =

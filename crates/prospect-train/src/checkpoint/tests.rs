@@ -7,7 +7,8 @@ use prospect_model::NamedParameter;
 use tch::{Device, Kind, Tensor};
 
 use super::files::{Shards, file_name, named_parts, num_files, read_parts};
-use super::manifest::FileRecord;
+use super::manifest::{FileRecord, Records};
+use super::model::part_of;
 use super::parts::{collect, tell_failed, tell_written};
 use super::tensors::{TensorsFile, write_tensors};
 use crate::TrainError;
@@ -158,6 +159,19 @@ fn a_set_of_files_that_is_not_whole_is_refused() {
     }
 }
 
+#[test]
+fn segments_are_shared_out_in_turn() {
+    let files = |world_size: usize, num_segments: usize| -> Vec<Option<String>> {
+        let part = |rank| part_of(Place { rank, world_size }, num_segments).0;
+        (0..world_size).map(|rank| part(rank).map(|part| part.file_name())).collect()
+    };
+    let name = |text: &str| Some(format!("model-{text}.safetensors"));
+    assert_eq!(files(1, 4), [Some("model.safetensors".to_owned())]);
+    assert_eq!(files(2, 4), [name("00001-of-00002"), name("00002-of-00002")]);
+    let all = [1, 2, 3].map(|idx| name(&format!("0000{idx}-of-00003")));
+    assert_eq!(files(5, 3), [&all[..], &[None, None]].concat(), "more ranks than segments");
+}
+
 /// What rank 0 of 3 hears when the others do this in the directory, with this patience.
 fn check_parts(
     others: impl FnOnce(&Path) + Send,
@@ -169,7 +183,8 @@ fn check_parts(
         collect(dir.path(), 3, patience, &Progress::default())
     });
     if found.is_ok() {
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
         assert!(left.is_empty(), "what they said is removed: {left:?}");
     }
     found.map(|records| records.into_keys().collect())
@@ -178,26 +193,38 @@ fn check_parts(
 #[test]
 fn rank_0_waits_for_what_every_other_has_to_say() {
     const LONG: Duration = Duration::from_secs(20);
-    let record = || FileRecord::new(1, &[0xab]);
-    let all = check_parts(
-        |dir| [2, 1].iter().for_each(|rank| tell_written(dir, *rank, &record()).unwrap()),
-        LONG,
-    );
+    let write = |dir: &Path, rank: usize, told: u64| {
+        let name = file_name(Place { rank, world_size: 3 });
+        fs::write(dir.join(&name), "two").unwrap();
+        let records = Records::from([(name, FileRecord::new(told, &[0xab]))]);
+        tell_written(dir, rank, &records).unwrap();
+    };
+    let all = check_parts(|dir| [2, 1].iter().for_each(|rank| write(dir, *rank, 3)), LONG);
     assert_eq!(
         all.unwrap(),
         ["optimizer-00001-of-00003.safetensors", "optimizer-00002-of-00003.safetensors"]
     );
+    let check_failed = |found: Result<Vec<String>, TrainError>, end: &str| {
+        let error = found.unwrap_err();
+        assert!(matches!(error, TrainError::Part { rank: 2, .. }), "{error}");
+        assert!(error.to_string().ends_with(end), "{error}");
+    };
     let one_failed = check_parts(
         |dir| {
             tell_failed(dir, 2, "no space left").unwrap();
-            tell_written(dir, 1, &record()).unwrap();
+            write(dir, 1, 3);
         },
         LONG,
     );
-    let error = one_failed.unwrap_err();
-    assert!(matches!(error, TrainError::Part { rank: 2, .. }), "{error}");
-    assert!(error.to_string().ends_with("no space left"), "{error}");
-    let one_silent =
-        check_parts(|dir| tell_written(dir, 1, &record()).unwrap(), Duration::from_millis(200));
-    assert!(matches!(one_silent, Err(TrainError::Part { rank: 2, .. })), "{one_silent:?}");
+    check_failed(one_failed, "no space left");
+    let one_cut = check_parts(
+        |dir| {
+            write(dir, 1, 3);
+            write(dir, 2, 4);
+        },
+        LONG,
+    );
+    check_failed(one_cut, "has 3 bytes, but was written with 4; resume from another checkpoint");
+    let one_silent = check_parts(|dir| write(dir, 1, 3), Duration::from_millis(200));
+    check_failed(one_silent, "nothing was written for 0.2 s");
 }

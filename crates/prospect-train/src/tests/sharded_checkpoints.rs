@@ -1,12 +1,14 @@
 //! Checkpoints that several ranks write: they go on bit for bit in a world of the same size, and with
 //! the same curve in any other and in any mode.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use prospect_core::{Dtype, Mode, Restore, RunConfig, Step, StepReport};
+use safetensors::SafeTensors;
 
-use super::checkpoints::{MANIFEST, MODEL, saved};
+use super::checkpoints::{MANIFEST, saved};
 use super::sharded::{SHARDED, mode_config};
 use super::support::{
     ThreadExchange, alone, device, group, loss, ranks, shard, step, train, with_store, world,
@@ -118,6 +120,28 @@ fn optimizers_in_main_memory_are_saved_and_restored() {
     }
 }
 
+/// Names in a directory, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Bytes of all tensors in the weights files of a model's directory. No tensor is in two of them.
+fn weights(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut weights = BTreeMap::new();
+    for name in names(dir).iter().filter(|name| name.ends_with(".safetensors")) {
+        let content = fs::read(dir.join(name)).unwrap();
+        for (tensor, view) in SafeTensors::deserialize(&content).unwrap().tensors() {
+            assert!(weights.insert(tensor, view.data().to_vec()).is_none(), "{name}");
+        }
+    }
+    assert!(!weights.is_empty());
+    weights
+}
+
 #[test]
 fn fp32_weights_of_bf16_runs_move_into_and_out_of_main_memory() {
     let dir = tempfile::tempdir().unwrap();
@@ -143,23 +167,55 @@ fn the_files_of_a_world_hold_what_one_file_holds() {
         trainer.snapshot(&sharded_dir).unwrap().write().unwrap();
         assert_eq!(trainer.digest().unwrap(), digest);
     });
-    assert_eq!(
-        fs::read(alone_dir.join(MODEL)).unwrap(),
-        fs::read(sharded_dir.join(MODEL)).unwrap()
-    );
-    let mut names: Vec<String> = fs::read_dir(&sharded_dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
+    let model = sharded_dir.join("model");
+    assert_eq!(weights(&alone_dir.join("model")), weights(&model));
     let files = [0, 1, 2].map(|rank| format!("optimizer-0000{rank}-of-00003.safetensors"));
-    assert_eq!(names, [MANIFEST, "model", &files[0], &files[1], &files[2], "state.json"]);
+    assert_eq!(
+        names(&sharded_dir),
+        [MANIFEST, "model", &files[0], &files[1], &files[2], "state.json"]
+    );
+    let parts = [1, 2, 3].map(|idx| format!("model-0000{idx}-of-00003.safetensors"));
+    let index = "model.safetensors.index.json";
+    assert_eq!(
+        names(&model),
+        ["config.json", "generation_config.json", &parts[0], &parts[1], &parts[2], index]
+    );
     let manifest = fs::read_to_string(sharded_dir.join(MANIFEST)).unwrap();
-    assert!(files.iter().all(|name| manifest.contains(name)) && !manifest.contains(".part"));
+    let parts = parts.iter().map(|name| format!("model/{name}"));
+    let mut expected = files.into_iter().chain(parts).chain([format!("model/{index}")]);
+    assert!(expected.all(|name| manifest.contains(&name)) && !manifest.contains(".part"));
+    // Of its four segments, the first and the last are the first rank's.
+    let first = fs::read(model.join("model-00001-of-00003.safetensors")).unwrap();
+    let first = SafeTensors::deserialize(&first).unwrap();
+    let mut held = first.names();
+    held.sort_unstable();
+    assert_eq!(held, ["model.embed_tokens.weight", "model.norm.weight"]);
 }
 
 #[test]
-fn the_trained_model_is_gathered_and_written_once() {
+fn more_ranks_than_segments_save_what_one_saves() {
+    for (policy, world_size) in [("smollm2", 2), ("llama2", 3), ("smollm2", 6)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        saved(&mode_config(Mode::Replicated, policy), 0, &path("alone"));
+        for mode in SHARDED {
+            let [staged, last] = ["step", "final"].map(|name| path(&format!("{name}-{mode:?}")));
+            world(world_size, &mode_config(mode, policy), |_, trainer, _| {
+                trainer.snapshot(&staged).unwrap().write().unwrap();
+                trainer.save_final(&last).unwrap();
+            });
+            for model in [staged.join("model"), last] {
+                assert_eq!(weights(&model), weights(&path("alone/model")), "{mode:?}");
+                let mut config = mode_config(Mode::Replicated, policy);
+                config.model.path = model;
+                alone(&config, |trainer, _| assert!(trainer.policy().num_parameters() > 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_trained_model_is_written_by_all_of_a_world() {
     let dir = tempfile::tempdir().unwrap();
     for mode in ALL {
         world(2, &mode_config(mode, "smollm2"), |rank, trainer, exchange| {
@@ -171,13 +227,37 @@ fn the_trained_model_is_gathered_and_written_once() {
             step(trainer, &shard(2, 32, (rank, 2)), exchange).unwrap();
         });
     }
-    let weights = |mode: Mode| {
-        let dir = dir.path().join(format!("{mode:?}-0"));
-        fs::read(dir.join("model.safetensors")).unwrap()
-    };
-    assert_eq!(weights(Mode::ShardedOptimizer).len(), weights(Mode::Replicated).len());
-    assert_eq!(weights(Mode::FullySharded), weights(Mode::ShardedOptimizer));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "rank 0 writes");
+    let found = ALL.map(|mode| weights(&dir.path().join(format!("{mode:?}-0"))));
+    assert!(found[0].keys().eq(found[1].keys()), "the same tensors");
+    assert_eq!(found[1], found[2]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "rank 0's name counts");
+}
+
+#[test]
+fn a_rank_that_cannot_write_the_trained_model_fails_all_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, failing) in SHARDED.into_iter().zip([1, 0]) {
+        world(3, &mode_config(mode, "smollm2"), |rank, trainer, _| {
+            // The segment that the failing rank writes, or what it gathers of it.
+            let segment = trainer.parameters.weights.segment(failing);
+            let spoilt = match mode {
+                Mode::FullySharded => (rank == 0).then_some(&segment.own),
+                _ => (rank == failing).then_some(&segment.whole),
+            };
+            if let Some(spoilt) = spoilt {
+                let _no_grad = tch::no_grad_guard();
+                let _ = spoilt.shallow_clone().f_fill_(f64::NAN).unwrap();
+            }
+            let error = trainer.save_final(&dir.path().join("final")).unwrap_err();
+            match error {
+                TrainError::NotFiniteWeights { .. } => assert_eq!(rank, failing, "{error}"),
+                TrainError::Peer { rank, .. } => assert_eq!(rank, failing, "{error}"),
+                other => panic!("{other}"),
+            }
+            assert!(trainer.any(rank == 0).unwrap(), "the world is whole");
+        });
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]
@@ -212,31 +292,33 @@ fn every_rank_sees_that_one_of_many_files_is_damaged_or_gone() {
     resume(2, &config, dir.path());
 }
 
-/// What rank 0 says where rank 1 cannot write its part, after which training goes on.
-fn check_failing_part(mode: Mode, spoil: impl Fn(&mut Trainer) + Sync) -> String {
+/// What the ranks of three say where one cannot write its part of a checkpoint.
+fn check_failing_part(mode: Mode, failing: usize) -> Vec<Result<(), TrainError>> {
     let dir = tempfile::tempdir().unwrap();
-    let errors = world(2, &mode_config(mode, "smollm2"), |rank, trainer, exchange| {
-        train(trainer, exchange, 1..=1, (rank, 2)).unwrap();
-        if rank == 1 {
-            spoil(trainer);
+    let said = world(3, &mode_config(mode, "smollm2"), |rank, trainer, exchange| {
+        train(trainer, exchange, 1..=1, (rank, 3)).unwrap();
+        if rank == failing {
+            let _ = trainer.parameters.segments[1].exp_avg.f_fill_(f64::NAN).unwrap();
         }
-        let error = trainer.snapshot(&dir.path().join(NAME)).unwrap().write().unwrap_err();
-        if rank == 0 {
-            assert!(matches!(error, TrainError::Part { rank: 1, .. }), "{error}");
-        }
-        error.to_string()
+        trainer.snapshot(&dir.path().join(NAME)).unwrap().write().map(drop)
     });
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
-    errors.into_iter().next().unwrap()
+    said
 }
 
 #[test]
 fn a_part_that_is_not_finite_costs_the_checkpoint_and_rank_0_says_why() {
     for mode in SHARDED {
-        let said = check_failing_part(mode, |trainer| {
-            let _ = trainer.parameters.segments[1].exp_avg.f_fill_(f64::NAN).unwrap();
-        });
-        assert!(said.contains("rank 1") && said.contains("not finite after step 1"), "{said}");
+        let said = check_failing_part(mode, 2);
+        let error = said[0].as_ref().unwrap_err();
+        assert!(matches!(error, TrainError::Part { rank: 2, .. }), "{error}");
+        assert!(error.to_string().contains("not finite after step 1"), "{error}");
+        assert!(matches!(said[2], Err(TrainError::NotFiniteWeights { .. })), "{said:?}");
+        assert!(said[1].is_ok(), "its part was written: {said:?}");
+        // Rank 0 waits for the others before it removes what they write.
+        let said = check_failing_part(mode, 0);
+        assert!(matches!(said[0], Err(TrainError::NotFiniteWeights { .. })), "{said:?}");
+        assert!(said[1..].iter().all(Result::is_ok), "{said:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 
 use prospect_core::{Rank, parts_of_rank};
+use prospect_shape::num_subtrees;
 
 use super::Tree;
 
@@ -19,7 +20,7 @@ fn check(num_parts: u32, world_size: u32) -> String {
             let Ok(()) = own.push(part, format!("{part:x}"), join);
         }
         let values = own.into_values();
-        assert_eq!(values.len(), Tree::num_subtrees(num_parts, range.clone()));
+        assert_eq!(values.len(), num_subtrees(num_parts, range.clone()));
         assert!(values.len() <= 2 * 8, "{num_parts} parts, {world_size} ranks: {values:?}");
         let Ok(()) = all.push_subtrees(range, values, join);
     }
@@ -44,12 +45,4 @@ fn the_order_does_not_depend_on_who_has_which_part() {
             assert_eq!(check(num_parts, world_size), expected);
         }
     }
-}
-
-#[test]
-fn a_rank_keeps_few_sums() {
-    assert_eq!(Tree::num_subtrees(8, 0..8), 1);
-    assert_eq!(Tree::num_subtrees(8, 4..8), 1);
-    assert_eq!(Tree::num_subtrees(8, 3..6), 2);
-    assert_eq!(Tree::num_subtrees(1024, 1..1023), 18);
 }

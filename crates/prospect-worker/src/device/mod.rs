@@ -9,6 +9,7 @@ mod runner;
 mod saving;
 #[cfg(test)]
 mod tests;
+mod together;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -108,14 +108,19 @@ impl Saving {
         say_failed(&self.voice, step, "it could not be written before".to_owned());
     }
 
-    /// Writes the trained model and, as rank 0, says so. In a sharded world all ranks take part.
+    /// Writes the trained model and, as rank 0, says so. In a sharded world all ranks write their
+    /// part of it.
     pub fn save_final(
         &self,
         trainer: &Trainer,
         voice: &Voice,
         rank: Rank,
     ) -> Result<(), WorkerError> {
-        let name = format!(".staged-final-{}", self.suffix);
+        let name = match trainer.is_sharded() {
+            false => format!(".staged-final-{}", self.suffix),
+            // No world writes where ranks of an earlier one may still be writing.
+            true => format!(".staged-final-g{}-{}", voice.generation(), self.suffix),
+        };
         let staged = self.run_dir.join(&name);
         trainer.save_final(&staged)?;
         if rank == Rank(0) {

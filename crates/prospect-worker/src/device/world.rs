@@ -2,7 +2,6 @@
 //! that are committed, and keeps what it has when the world changes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prospect_core::{Generation, Restore, Shard, ShardKind, Step, StepPhase, Weights};
 use prospect_proto::WorkerMessage;
@@ -18,17 +17,14 @@ use crate::WorkerError;
 use crate::failpoint;
 use crate::torch::TcpStore;
 
-/// How often ranks that wait for each other's files say that they do.
-const WORD_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The thread's state once it has a model.
 pub(super) struct World {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) voice: Voice,
     setup: Setup,
-    trainer: Trainer,
+    pub(super) trainer: Trainer,
     progress: Arc<Progress>,
-    saving: Saving,
+    pub(super) saving: Saving,
     /// The worker's place, while it has one.
     place: Option<Place>,
     /// Kept for the peers of rank 0 until the next generation.
@@ -38,7 +34,7 @@ pub(super) struct World {
     /// is begun, or not, with the step that it is of.
     owes_checkpoint: bool,
     /// Step of the last checkpoint that the ranks of a sharded world have begun, or began from.
-    begun_together: Step,
+    pub(super) begun_together: Step,
 }
 
 impl World {
@@ -199,52 +195,6 @@ impl World {
             None => self.begin_checkpoint(),
             Some(earlier) => self.saving.skip(self.trainer.done(), Some(earlier)),
         }
-    }
-
-    /// Begins the checkpoint of the step that all ranks of a sharded world have just done, unless one
-    /// of them is writing an earlier one.
-    fn begin_or_skip_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
-        self.set_phase(StepPhase::Saving);
-        let writing = self.mailbox.writing();
-        if !self.trainer.any(writing.is_some())? {
-            self.begin_together()?;
-        } else if is_rank_0 {
-            self.saving.skip(self.trainer.done(), writing);
-        }
-        Ok(())
-    }
-
-    fn begin_together(&mut self) -> Result<(), WorkerError> {
-        self.begun_together = self.trainer.done();
-        self.saving.begin_together(&self.trainer, self.voice.generation())
-    }
-
-    /// Waits until no rank of a sharded world is writing.
-    fn wait_written_together(&mut self) -> Result<(), Break> {
-        self.set_phase(StepPhase::Saving);
-        // A collective may not take as long as a checkpoint.
-        while self.trainer.any(self.mailbox.writing().is_some())? {
-            self.mailbox.wait_written_for(WORD_INTERVAL)?;
-        }
-        Ok(())
-    }
-
-    /// Sees that a checkpoint of the last step of a sharded world lies on disk, if that can be done.
-    /// The coordinator waits for one that is not there, and so all ranks are.
-    fn save_last_step_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
-        self.set_phase(StepPhase::Saving);
-        let done = self.trainer.done();
-        // Where one was begun, the coordinator may end the run at any time, so ranks that asked each
-        // other what has become of it would be left waiting.
-        if done != self.begun_together {
-            self.wait_written_together()?;
-            self.begin_together()?;
-        }
-        self.mailbox.wait_written()?;
-        if is_rank_0 && done > Step(0) && !self.mailbox.is_saved(done) {
-            self.saving.give_up(done);
-        }
-        Ok(())
     }
 
     /// Sees that a checkpoint of the last step lies on disk, if that can be done.

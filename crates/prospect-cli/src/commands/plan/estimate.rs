@@ -40,7 +40,7 @@ impl Estimate {
     /// Memory of a worker, with as many of the budget's tokens as it can have in a step.
     pub fn memory(&self) -> Memory {
         let lengths = &self.workload.lengths;
-        let most = self.workload.most_tokens_of_rank(self.setup.world_size).max(lengths.longest);
+        let most = self.workload.most_tokens_of_pass(&self.setup).max(lengths.longest);
         let tokens = self.microbatch_tokens.min(most);
         Memory::new(&self.parts, &self.setup, tokens, lengths.completion_share())
     }

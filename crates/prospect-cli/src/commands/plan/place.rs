@@ -2,7 +2,7 @@
 
 use std::thread::available_parallelism;
 
-use prospect_shape::{DeviceKind, Gpu, Hardware};
+use prospect_shape::{DeviceKind, Gpu, Hardware, WorkerDevice};
 
 use crate::args::PlanArgs;
 use crate::devices::{self, Device};
@@ -16,15 +16,33 @@ const USUAL_GPU: &str = "H100";
 pub struct Place {
     /// Number of workers that was typed or follows from the machine; none for the configuration's.
     pub workers: Option<u32>,
-    /// Name and data sheet of the GPUs; none for the CPU.
-    gpu: Option<(String, Option<Gpu>)>,
-    /// GPUs of this machine, where it is this machine.
-    num_local: Option<u32>,
-    /// Bytes of memory of a device.
-    device_memory: Option<u64>,
+    devices: Devices,
     /// FLOP/s of one device, as measured.
     measured: Option<f64>,
 }
+
+enum Devices {
+    /// This machine's, as far as its worker program tells of them.
+    Here(Vec<Device>),
+    /// A GPU for each worker.
+    Gpus {
+        /// Its name.
+        name: String,
+        /// Its rates, where they are known.
+        rates: Option<Gpu>,
+        /// Bytes of its memory, where they are known.
+        memory_bytes: Option<u64>,
+    },
+}
+
+/// Rates, and in words where those come from that decide.
+struct Rates {
+    hardware: Hardware,
+    flops_source: &'static str,
+    link_source: &'static str,
+}
+
+// === impl Place ===
 
 impl Place {
     /// From what was typed, else from this machine as its worker program sees it. Without that
@@ -32,86 +50,63 @@ impl Place {
     pub fn new(args: &PlanArgs) -> Result<Self, CliError> {
         let found =
             if args.measure { devices::measure()? } else { devices::list().unwrap_or_default() };
-        let gpus: Vec<&Device> =
-            found.iter().filter(|device| device.name.starts_with("cuda:")).collect();
-        let device = gpus.first().copied().or(found.first());
-        let measured = device.and_then(|device| device.flops_per_second);
-        let local_name = gpus.first().and_then(|gpu| gpu.model.clone());
-        if args.gpus.is_some() || args.gpu.is_some() {
-            let name = args.gpu.clone().or(local_name).unwrap_or_else(|| USUAL_GPU.to_owned());
-            let gpu = Gpu::named(&name);
-            let device_memory = gpu.map(|gpu| (gpu.memory_gb * 1e9) as u64);
-            let (workers, gpu) = (args.gpus, Some((name, gpu)));
-            return Ok(Self { workers, gpu, num_local: None, device_memory, measured });
+        Self::among(found, args)
+    }
+
+    /// The same for a machine with these devices.
+    fn among(found: Vec<Device>, args: &PlanArgs) -> Result<Self, CliError> {
+        let gpus: Vec<&Device> = found.iter().filter(|device| device.is_gpu()).collect();
+        let (num_gpus, gpu) = (gpus.len() as u32, gpus.first().copied().cloned());
+        let measured = gpu.as_ref().or(found.first()).and_then(|device| device.flops_per_second);
+        let asks_for_gpus = args.gpus.is_some() || args.gpu.is_some();
+        if !asks_for_gpus && (args.gpu_memory.is_none() || gpu.is_some()) {
+            let is_free = !files::names_workers(&args.config);
+            let workers = (is_free && num_gpus > 0).then_some(num_gpus);
+            return Ok(Self { workers, devices: Devices::Here(found), measured });
         }
-        let is_free = !files::names_workers(&args.config);
-        let num_gpus = gpus.len() as u32;
-        let of_gpu = |gpu: &Device| {
-            let name = gpu.model.clone().unwrap_or_else(|| gpu.name.clone());
-            (name.clone(), Gpu::named(&name))
+        if args.measure && gpu.is_none() {
+            return Err(CliError::NothingToMeasure);
+        }
+        let (devices, measured) = match (&args.gpu, gpu) {
+            (None, Some(gpu)) => {
+                let (name, memory_bytes) = (gpu.driver_name(), gpu.memory_bytes);
+                (Devices::Gpus { rates: Gpu::named(&name), name, memory_bytes }, measured)
+            }
+            (name, _) => {
+                let name = name.clone().unwrap_or_else(|| USUAL_GPU.to_owned());
+                let Some(gpu) = Gpu::named(&name) else {
+                    return Err(CliError::UnknownGpu { name });
+                };
+                let memory_bytes = Some(gpu.memory_bytes);
+                // What was measured is another device's.
+                (Devices::Gpus { name, rates: Some(gpu), memory_bytes }, None)
+            }
         };
-        Ok(Self {
-            workers: (is_free && num_gpus > 0).then_some(num_gpus),
-            gpu: gpus.first().copied().map(of_gpu),
-            num_local: Some(num_gpus),
-            device_memory: match gpus.as_slice() {
-                [] => devices::main_memory_bytes(),
-                gpus => gpus.iter().map(|gpu| gpu.memory_bytes).min().flatten(),
-            },
-            measured,
-        })
+        Ok(Self { workers: args.gpus, devices, measured })
     }
 
-    /// Kind of the devices.
-    pub fn kind(&self) -> DeviceKind {
-        if self.gpu.is_some() { DeviceKind::Cuda } else { DeviceKind::Cpu }
-    }
-
-    /// What one worker has, where devices are shared a part of one.
-    pub fn memory_bytes(&self, num_workers: u32) -> Option<u64> {
-        let sharing = match (&self.gpu, self.num_local) {
-            (None, _) => num_workers,
-            (Some(_), Some(num_gpus)) => num_workers.div_ceil(num_gpus.max(1)),
-            (Some(_), None) => 1,
-        };
-        Some(self.device_memory? / u64::from(sharing.max(1)))
+    /// The device of one of so many workers.
+    pub fn of_worker(&self, num_workers: u32) -> WorkerDevice {
+        self.shared(num_workers).0
     }
 
     /// The rates of the workers, and in words where they come from.
     pub fn hardware(&self, args: &PlanArgs, num_workers: u32) -> (Hardware, Vec<String>) {
-        let known = self.gpu.as_ref().map(|(_, gpu)| *gpu);
-        let mut hardware = match known {
-            None => Hardware::cpu(cores(), num_workers),
-            // An unknown GPU is planned as the usual one, without a peak to measure against.
-            Some(gpu) => {
-                let usual = Gpu::named(USUAL_GPU).expect("the usual GPU is in the table");
-                let hardware = gpu.unwrap_or(usual).hardware(num_workers);
-                Hardware { peak_flops: hardware.peak_flops.filter(|_| gpu.is_some()), ..hardware }
-            }
-        };
-        let share_of_machine = if known.is_none() { f64::from(num_workers) } else { 1.0 };
-        let rate_source = match (args.flops_per_second, self.measured) {
-            (Some(rate), _) => {
-                hardware.flops = rate;
-                "as typed"
-            }
-            (None, Some(rate)) => {
-                hardware.flops = rate / share_of_machine;
-                "as matrix products were measured"
-            }
-            (None, None) if known.is_some() => "half of the data sheet's peak, assumed",
-            (None, None) => "60 GFLOP/s a core, assumed",
-        };
-        let link_source = match args.link_gb_per_second {
-            Some(gigabytes) => {
-                hardware.link_rate = gigabytes * 1e9;
-                "as typed"
-            }
-            None if known.is_some() => "four fifths of the data sheet's, assumed",
-            None => "loopback, assumed",
-        };
+        let Rates { mut hardware, mut flops_source, mut link_source } = self.rates(num_workers);
+        if let Some(rate) = self.measured {
+            hardware.flops = rate / f64::from(self.shared(num_workers).1);
+            flops_source = "as matrix products were measured";
+        }
+        if let Some(rate) = args.flops_per_second {
+            hardware.flops = rate;
+            flops_source = "as typed";
+        }
+        if let Some(gigabytes) = args.link_gb_per_second {
+            hardware.link_rate = gigabytes * 1e9;
+            link_source = "as typed";
+        }
         let assumptions = vec![
-            format!("passes reach {:.3} TFLOP/s a worker ({rate_source})", hardware.flops / 1e12),
+            format!("passes reach {:.3} TFLOP/s a worker ({flops_source})", hardware.flops / 1e12),
             format!(
                 "collectives move {:.1} GB/s a worker ({link_source})",
                 hardware.link_rate / 1e9
@@ -122,9 +117,71 @@ impl Place {
 
     /// The devices in words.
     pub fn words(&self, num_workers: u32) -> String {
-        match &self.gpu {
-            Some((name, _)) => format!("{num_workers} on GPUs, {name}"),
+        match self.gpu_name() {
+            Some(name) => format!("{num_workers} on GPUs, {name}"),
             None => format!("{num_workers} on this machine's CPU, {} cores", cores()),
+        }
+    }
+
+    /// The device of one of so many workers, and how many share it.
+    fn shared(&self, num_workers: u32) -> (WorkerDevice, u32) {
+        match &self.devices {
+            Devices::Here(found) => devices::shared(found, "auto", num_workers),
+            Devices::Gpus { memory_bytes, .. } => {
+                let (kind, memory_bytes) = (DeviceKind::Cuda, *memory_bytes);
+                (WorkerDevice { kind, memory_bytes, host_bytes: None }, 1)
+            }
+        }
+    }
+
+    /// Name of the GPUs, if these are GPUs.
+    fn gpu_name(&self) -> Option<String> {
+        match &self.devices {
+            Devices::Here(found) => {
+                found.iter().find(|device| device.is_gpu()).map(Device::driver_name)
+            }
+            Devices::Gpus { name, .. } => Some(name.clone()),
+        }
+    }
+
+    /// Rates that nobody measured or typed.
+    fn rates(&self, num_workers: u32) -> Rates {
+        let Some(name) = self.gpu_name() else {
+            return Rates {
+                hardware: Hardware::cpu(cores(), num_workers),
+                flops_source: "60 GFLOP/s a core, assumed",
+                link_source: "loopback, assumed",
+            };
+        };
+        let known = match self.devices {
+            Devices::Here(_) => Gpu::named(&name),
+            Devices::Gpus { rates, .. } => rates,
+        };
+        let sharing = f64::from(self.shared(num_workers).1);
+        let of = |gpu: Gpu| {
+            let hardware = gpu.hardware(num_workers);
+            Hardware {
+                peak_flops: hardware.peak_flops.map(|peak| peak / sharing),
+                flops: hardware.flops / sharing,
+                memory_rate: hardware.memory_rate / sharing,
+                ..hardware
+            }
+        };
+        match known {
+            Some(gpu) => Rates {
+                hardware: of(gpu),
+                flops_source: "half of the data sheet's peak, assumed",
+                link_source: "four fifths of the data sheet's, assumed",
+            },
+            // Without a peak to measure against.
+            None => {
+                let usual = Gpu::named(USUAL_GPU).expect("the usual GPU is in the table");
+                Rates {
+                    hardware: Hardware { peak_flops: None, ..of(usual) },
+                    flops_source: "half of an H100's peak, since this GPU's is not known",
+                    link_source: "four fifths of an H100's, since this GPU's are not known",
+                }
+            }
         }
     }
 }
@@ -132,3 +189,6 @@ impl Place {
 fn cores() -> u32 {
     available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! How long the rows of a run are.
 
-use prospect_core::{ObjectiveName, RowId, RunConfig};
+use prospect_core::RunConfig;
 use prospect_data::{Classes, TokenStore};
 use prospect_shape::Lengths;
 
@@ -27,15 +27,16 @@ impl Rows {
         let cache_dir = config.data.cache_dir.clone().unwrap_or_else(|| {
             files::run_dir(args.run_dir.as_deref(), &args.config.config).join("cache")
         });
-        let classes = match config.objective.name {
-            ObjectiveName::Kto => Classes::Both(ObjectiveName::Kto),
-            other => Classes::Both(other),
-        };
-        let data = &config.data;
+        let (classes, data) = (Classes::Both(config.objective.name), &config.data);
         let opened =
             TokenStore::open_or_build(&data.train, &config.model.path, data, classes, &cache_dir);
         match opened {
-            Ok((store, _)) => Self::of_store(&store, data.max_length),
+            Ok((store, _)) => Self {
+                lengths: Lengths::of(store.lengths(data.max_length))
+                    .expect("a token store has rows, and each has tokens"),
+                num_rows: Some(store.len()),
+                source: "of the data".to_owned(),
+            },
             Err(error) => {
                 let half = (data.max_length / 2).max(1);
                 Self {
@@ -44,19 +45,6 @@ impl Rows {
                     source: format!("data.max_length, half of it completion, since {error}"),
                 }
             }
-        }
-    }
-
-    fn of_store(store: &TokenStore, max_length: u32) -> Self {
-        let rows = (0..store.len()).map(|row| {
-            let row = store.row(RowId(row));
-            let completion = row.completion_after(row.prompt.len(), max_length as usize);
-            (row.prompt.len() as u32, completion.len() as u32)
-        });
-        Self {
-            lengths: Lengths::of(rows).expect("a token store has rows, and each has tokens"),
-            num_rows: Some(store.len()),
-            source: "of the data".to_owned(),
         }
     }
 }

@@ -1,0 +1,61 @@
+//! Checkpoints of a sharded world, in which every rank writes its part: all ranks begin the same
+//! ones, and decide by what all of them know.
+
+use std::time::Duration;
+
+use prospect_core::{Step, StepPhase};
+
+use super::runner::Break;
+use super::world::World;
+use crate::WorkerError;
+
+/// How often ranks that wait for each other's files say that they do.
+const WORD_INTERVAL: Duration = Duration::from_secs(1);
+
+impl World {
+    /// Begins the checkpoint of the step that all ranks of a sharded world have just done, unless one
+    /// of them is writing an earlier one.
+    pub(super) fn begin_or_skip_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        let writing = self.mailbox.writing();
+        if !self.trainer.any(writing.is_some())? {
+            self.begin_together()?;
+        } else if is_rank_0 {
+            self.saving.skip(self.trainer.done(), writing);
+        }
+        Ok(())
+    }
+
+    fn begin_together(&mut self) -> Result<(), WorkerError> {
+        self.begun_together = self.trainer.done();
+        self.saving.begin_together(&self.trainer, self.voice.generation())
+    }
+
+    /// Waits until no rank of a sharded world is writing.
+    pub(super) fn wait_written_together(&mut self) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        // A collective may not take as long as a checkpoint.
+        while self.trainer.any(self.mailbox.writing().is_some())? {
+            self.mailbox.wait_written_for(WORD_INTERVAL)?;
+        }
+        Ok(())
+    }
+
+    /// Sees that a checkpoint of the last step of a sharded world lies on disk, if that can be done.
+    /// The coordinator waits for one that is not there, and so all ranks are.
+    pub(super) fn save_last_step_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
+        self.set_phase(StepPhase::Saving);
+        let done = self.trainer.done();
+        // Where one was begun, the coordinator may end the run at any time, so ranks that asked each
+        // other what has become of it would be left waiting.
+        if done != self.begun_together {
+            self.wait_written_together()?;
+            self.begin_together()?;
+        }
+        self.mailbox.wait_written()?;
+        if is_rank_0 && done > Step(0) && !self.mailbox.is_saved(done) {
+            self.saving.give_up(done);
+        }
+        Ok(())
+    }
+}
