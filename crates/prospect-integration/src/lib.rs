@@ -6,3 +6,4 @@
 pub mod fixture;
 pub mod process;
 pub mod relay;
+pub mod weights;

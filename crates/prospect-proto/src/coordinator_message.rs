@@ -79,6 +79,8 @@ pub enum CoordinatorMessage {
     Stop {
         /// Why.
         reason: String,
+        /// How often that checkpoint was ordered again after it had failed.
+        num_retries: u32,
     },
     /// The run has ended for this worker.
     Abort {
@@ -136,7 +138,9 @@ impl From<CoordinatorMessage> for Message {
                 Self::CheckpointDurable(v1::CheckpointDurable { step: step.0 })
             }
             CoordinatorMessage::Finish { path } => Self::Finish(v1::Finish { path }),
-            CoordinatorMessage::Stop { reason } => Self::Stop(v1::Stop { reason }),
+            CoordinatorMessage::Stop { reason, num_retries } => {
+                Self::Stop(v1::Stop { reason, num_retries })
+            }
             CoordinatorMessage::Abort { reason, kind } => {
                 Self::Abort(v1::Abort { reason, kind: v1::FailureKind::from(kind).into() })
             }
@@ -170,7 +174,9 @@ impl TryFrom<Message> for CoordinatorMessage {
                 Self::CheckpointDurable { step: Step(durable.step) }
             }
             Message::Finish(finish) => Self::Finish { path: finish.path },
-            Message::Stop(stop) => Self::Stop { reason: stop.reason },
+            Message::Stop(stop) => {
+                Self::Stop { reason: stop.reason, num_retries: stop.num_retries }
+            }
             Message::Abort(abort) => Self::Abort {
                 kind: parse_failure_kind(abort.kind, "abort.kind")?,
                 reason: abort.reason,

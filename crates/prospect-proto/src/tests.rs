@@ -281,7 +281,7 @@ fn every_coordinator_message_survives_the_wire() {
             point,
         },
         CoordinatorMessage::Finish { path: "final".into() },
-        CoordinatorMessage::Stop { reason: reason() },
+        CoordinatorMessage::Stop { reason: reason(), num_retries: 1 },
         CoordinatorMessage::Close,
     ];
     messages

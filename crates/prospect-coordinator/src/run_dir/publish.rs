@@ -11,11 +11,13 @@ mod leftovers;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use prospect_core::{Step, failpoint};
+use serde::Deserialize;
 
 pub(crate) use self::leftovers::{REMOVING, recover, remove, remove_staged};
 use self::leftovers::{REPLACED, STAGED, discard, is_real_dir};
@@ -26,6 +28,15 @@ use super::checkpoints::{Depth, MANIFEST, Manifest};
 const CHECKPOINTS: &str = "checkpoints";
 /// The file of a model directory that is written last.
 const MODEL_CONFIG: &str = "config.json";
+/// The file that names the weights files, where there are several.
+const MODEL_INDEX: &str = "model.safetensors.index.json";
+
+/// What counts of a [`MODEL_INDEX`].
+#[derive(Deserialize)]
+struct ModelIndex {
+    /// File by tensor.
+    weight_map: BTreeMap<String, String>,
+}
 
 /// A checkpoint in its place, durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,17 +136,34 @@ pub(crate) fn publish_checkpoint(
 pub(crate) fn publish_final(run_dir: &Path, staged: &str) -> Result<String, PublishError> {
     let from = staged_in(run_dir, run_dir, staged)?;
     let place = run_dir.join(FINAL);
-    let is_whole = |dir: &Path| dir.join(MODEL_CONFIG).is_file();
-    if fs::symlink_metadata(&from).is_err() && is_whole(&place) {
+    if fs::symlink_metadata(&from).is_err() && check_model(&place).is_ok() {
         make_durable(run_dir)?;
         return Ok(FINAL.to_owned());
     }
-    if !is_real_dir(&from) || !is_whole(&from) {
-        let problem = format!("it is not a directory with a {MODEL_CONFIG}");
+    if let Err(problem) = check_model(&from) {
         return Err(PublishError::Unfit { path: from, problem });
     }
     move_into_place(run_dir, &from, &place)?;
     Ok(FINAL.to_owned())
+}
+
+/// Refuses what is no model directory that was written to its end, or lacks a file of its index.
+fn check_model(dir: &Path) -> Result<(), String> {
+    if !is_real_dir(dir) || !dir.join(MODEL_CONFIG).is_file() {
+        return Err(format!("it is not a directory with a {MODEL_CONFIG}"));
+    }
+    let path = dir.join(MODEL_INDEX);
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = fs::read(&path).map_err(|error| format!("{MODEL_INDEX}: {error}"))?;
+    let ModelIndex { weight_map } =
+        serde_json::from_slice(&text).map_err(|error| format!("{MODEL_INDEX}: {error}"))?;
+    let names: BTreeSet<String> = weight_map.into_values().collect();
+    match names.into_iter().find(|name| !dir.join(name).is_file()) {
+        Some(name) => Err(format!("{MODEL_INDEX} names {name}, which is not there")),
+        None => Ok(()),
+    }
 }
 
 /// The path of something staged, if it is directly below `parent`.

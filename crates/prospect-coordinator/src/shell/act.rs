@@ -91,7 +91,9 @@ impl Shell {
                 self.checkpoint_durable(step, &path, manifest_sha256)?;
             }
             Action::SendFinish { path, to } => self.send_world(to, &Message::Finish { path }),
-            Action::SendStop { reason, to } => self.send_to(to, &Message::Stop { reason }),
+            Action::SendStop { reason, num_retries, to } => {
+                self.send_to(to, &Message::Stop { reason, num_retries });
+            }
             Action::SendAbort { reason, kind } => {
                 self.send_all(&Message::Abort { reason, kind });
             }

@@ -185,7 +185,7 @@ impl Worker {
                 fs::write(dir.join("config.json"), "trained").unwrap();
                 self.say(WorkerMessage::FinalWritten { path: staged }).await;
             }
-            CoordinatorMessage::Stop { reason } => {
+            CoordinatorMessage::Stop { reason, .. } => {
                 self.stop = Some(reason);
                 self.stop_when_done().await;
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use prospect_core::{ExitCode, StepMetrics};
 use prospect_integration::process::{prospect_program, run};
+use prospect_integration::weights::weights;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -57,7 +58,7 @@ impl Ended {
         let ended = self.expect_exit(ExitCode::Complete).expect_intact();
         let whole = whole::run_dir(&ended.chaos);
         ended.verify_against(&whole);
-        let weights = |dir: &PathBuf| fs::read(dir.join("final/model.safetensors")).unwrap();
+        let weights = |dir: &PathBuf| weights(&dir.join("final"));
         assert!(weights(&ended.run_dir) == weights(&whole), "the final weights differ");
         assert_eq!(timeless_metrics(&ended.run_dir), timeless_metrics(&whole));
         measure::write(&ended.faults, &ended.times());

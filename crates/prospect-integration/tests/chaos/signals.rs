@@ -55,6 +55,23 @@ fn f14_the_coordinator_while_training() {
     });
 }
 
+/// The last checkpoint is ordered once more where a part of it could not be written.
+#[test]
+fn f14_the_coordinator_while_a_disk_of_a_sharded_world_is_full_once() {
+    for (slot, place) in [(0, "checkpoint::optimizer"), (1, "checkpoint::part")] {
+        let point = format!("{place}=1*return(full)");
+        let chaos = Chaos::new().steps(12).workers(2).set("train.mode=fully_sharded");
+        let chaos = chaos.set("checkpoint.every_steps=0").worker_points(slot, &[&point]);
+        let mut run = chaos.start();
+        run.wait_until("step 4", |run| journal::last_step(&run.run_dir) >= 4);
+        run.signal_coordinator(Signal::TERM);
+        let ended = check_stopped(run.finish().expect_workers(ExitCode::Preempted));
+        let failed = ended.events("could not write it");
+        assert_eq!(failed.len(), 1, "it was written the second time");
+        check_resumed(ended);
+    }
+}
+
 #[test]
 fn f14_the_coordinator_while_workers_load() {
     let mut chaos = Chaos::new();

@@ -1,7 +1,6 @@
 //! What a run left behind, and how two runs compare.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::world::read;
 use prospect_integration::relay::PointBits;
+use prospect_integration::weights::weights;
 
 /// One line of a file of metrics.
 pub type Line = Map<String, Value>;
@@ -73,14 +73,7 @@ impl Outcome {
 
     /// The trained weights as they lie in their files, by name.
     pub fn final_weights(&self) -> BTreeMap<String, Vec<u8>> {
-        let entries = fs::read_dir(self.run_dir.join("final")).unwrap();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        let is_weights = |path: &PathBuf| path.extension().is_some_and(|end| end == "safetensors");
-        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
-        let files: BTreeMap<_, _> =
-            paths.filter(is_weights).map(|path| (name(&path), fs::read(path).unwrap())).collect();
-        assert!(!files.is_empty(), "the trained model has no weights");
-        files
+        weights(&self.run_dir.join("final"))
     }
 }
 

@@ -171,7 +171,9 @@ fn parts_that_do_not_make_the_model_are_refused() {
         fs::write(dir.join(&first), &content[..content.len() - 4]).unwrap();
     };
     check(&cut, "its header describes");
-    let twice = |dir: &Path| drop(fs::copy(dir.join(&first), dir.join(&second)).unwrap());
+    let twice = |dir: &Path| {
+        fs::copy(dir.join(&first), dir.join(&second)).unwrap();
+    };
     check(&twice, "the model has a parameter");
     let halves = |dir: &Path| {
         let halved: Vec<(String, Tensor)> = (1..model.num_segments())

@@ -173,6 +173,8 @@ pub enum Action {
     SendStop {
         /// Why.
         reason: String,
+        /// How often the checkpoint was ordered again after it had failed.
+        num_retries: u32,
         /// The worker that is told, all where absent.
         to: Option<WorkerId>,
     },

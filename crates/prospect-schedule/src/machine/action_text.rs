@@ -61,7 +61,10 @@ impl fmt::Display for Action {
                 write!(f, "checkpoint of step {step} is durable at {path}")
             }
             Self::SendFinish { path, to } => write!(f, "send finish{}: save {path}", To(to)),
-            Self::SendStop { reason, to } => write!(f, "send stop{}: {reason}", To(to)),
+            Self::SendStop { reason, num_retries, to } => {
+                let again = if *num_retries > 0 { ", save again" } else { "" };
+                write!(f, "send stop{}{again}: {reason}", To(to))
+            }
             Self::SendAbort { reason, kind } => write!(f, "send abort ({kind}): {reason}"),
             Self::DismissWorker { worker, incarnation, reason, kind } => {
                 write!(f, "dismiss {worker}/{incarnation}")?;

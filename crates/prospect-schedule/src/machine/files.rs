@@ -116,6 +116,9 @@ impl RunMachine {
         let what = format!("the checkpoint of step {step} failed: {cause}");
         self.note("checkpoint_failed", step, what.clone());
         let in_a_row = self.checkpoints.num_failed;
+        if self.saves_again(step) {
+            return;
+        }
         let is_last = self.stop.as_ref().is_some_and(|stop| stop.step == Some(step));
         if is_last {
             return self.fail(FailureKind::Storage, &what);

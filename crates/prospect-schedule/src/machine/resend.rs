@@ -33,9 +33,8 @@ impl RunMachine {
         self.resend_points(to.clone());
         if self.phase == Phase::Finishing {
             self.send_finish(to);
-        } else if let Some(stop) = &self.stop {
-            let reason = stop.reason.clone();
-            self.act(Action::SendStop { reason, to });
+        } else {
+            self.send_stop(to);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The ends of a run that is not cut short: all done, or stopped on request
 //! with a durable checkpoint of its last step.
 
-use prospect_core::{Rank, Step};
+use prospect_core::{Rank, Step, WorkerId};
 
 use super::run::RunMachine;
 use super::text::steps;
@@ -13,7 +13,13 @@ pub(super) struct Stop {
     pub(super) reason: String,
     /// Last step that is done before the end; absent while no world could be told.
     pub(super) step: Option<Step>,
+    /// How often the checkpoint of that step was ordered again after it had failed.
+    pub(super) num_retries: u32,
 }
+
+/// How often the last checkpoint of a sharded world is ordered again. In another world rank 0 sees to
+/// that by itself.
+const MAX_RETRIES: u32 = 1;
 
 impl RunMachine {
     pub(super) fn stop_requested(&mut self, reason: String) {
@@ -30,7 +36,7 @@ impl RunMachine {
         let message = format!("asked to stop ({reason}); no step after {step} is begun");
         self.note("stop_requested", committed, message);
         self.reason = format!("stopping after step {step} ({reason})");
-        self.stop = Some(Stop { reason, step: None });
+        self.stop = Some(Stop { reason, step: None, num_retries: 0 });
         match self.phase {
             Phase::Waiting => self.stop_here(committed),
             Phase::Forming if self.is_nothing_to_save() => self.stop_here(committed),
@@ -44,14 +50,37 @@ impl RunMachine {
     /// The world does what it was sent, saves its last step and leaves.
     pub(super) fn stop_at_work(&mut self) {
         let step = self.pipeline.sent;
+        // What was begun together and failed is begun again only if all ranks are told to.
+        let has_failed = self.options.sharded && self.checkpoints.has_failed(step);
         let Some(stop) = &mut self.stop else { return };
-        stop.step = Some(step);
-        let reason = stop.reason.clone();
-        self.reason = format!("stopping after step {step} ({reason})");
+        (stop.step, stop.num_retries) = (Some(step), u32::from(has_failed));
+        self.reason = format!("stopping after step {step} ({})", stop.reason);
+        self.order_last_checkpoint(step);
+        self.advance();
+    }
+
+    fn order_last_checkpoint(&mut self, step: Step) {
         self.order_checkpoint(step);
         self.wind_watch();
-        self.act(Action::SendStop { reason, to: None });
-        self.advance();
+        self.send_stop(None);
+    }
+
+    /// Tells the workers of the world, or one of them, to save the last step.
+    pub(super) fn send_stop(&mut self, to: Option<WorkerId>) {
+        let Some(Stop { reason, num_retries, .. }) = self.stop.clone() else { return };
+        self.act(Action::SendStop { reason, num_retries, to });
+    }
+
+    /// Whether the checkpoint of the last step, which has just failed, is ordered once more.
+    pub(super) fn saves_again(&mut self, step: Step) -> bool {
+        let is_sharded = self.options.sharded;
+        let may_retry = |stop: &&mut Stop| {
+            is_sharded && stop.step == Some(step) && stop.num_retries < MAX_RETRIES
+        };
+        let Some(stop) = self.stop.as_mut().filter(may_retry) else { return false };
+        stop.num_retries += 1;
+        self.order_last_checkpoint(step);
+        true
     }
 
     /// Whether the committed step is the beginning, or lies in a durable checkpoint.
@@ -64,8 +93,7 @@ impl RunMachine {
     pub(super) fn stop_here(&mut self, step: Step) {
         let Some(stop) = &mut self.stop else { return };
         stop.step = Some(step);
-        let reason = stop.reason.clone();
-        self.act(Action::SendStop { reason, to: None });
+        self.send_stop(None);
         self.check_end();
     }
 

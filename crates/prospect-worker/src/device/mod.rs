@@ -77,6 +77,8 @@ pub(crate) enum Order {
     Stop {
         /// Why the run is stopped.
         reason: String,
+        /// How often that checkpoint was ordered again after it had failed.
+        num_retries: u32,
     },
 }
 

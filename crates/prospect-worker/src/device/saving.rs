@@ -103,11 +103,6 @@ impl Saving {
         say_failed(&self.voice, step, message);
     }
 
-    /// Tells that the checkpoint of a step is not to be had.
-    pub fn give_up(&self, step: Step) {
-        say_failed(&self.voice, step, "it could not be written before".to_owned());
-    }
-
     /// Writes the trained model and, as rank 0, says so. In a sharded world all ranks write their
     /// part of it.
     pub fn save_final(

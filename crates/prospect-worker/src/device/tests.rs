@@ -90,8 +90,8 @@ fn a_commit_counts_in_its_generation_only() {
     mailbox.interrupt(regroup(2)).give_up();
     assert_eq!(mailbox.take_interrupt(), regroup(2));
     // The order of the old generation is gone; the commit came with it.
-    mailbox.order(Generation(2), Order::Stop { reason: "SIGTERM".into() });
-    let order = Order::Stop { reason: "SIGTERM".into() };
+    mailbox.order(Generation(2), Order::Stop { reason: "SIGTERM".into(), num_retries: 0 });
+    let order = Order::Stop { reason: "SIGTERM".into(), num_retries: 0 };
     assert_eq!(mailbox.next_order(false), Ok(Some((Generation(2), order))));
     mailbox.commit(Step(4));
     mailbox.interrupt(Interrupt::Cut).give_up();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use prospect_core::{Step, StepPhase};
+use prospect_core::StepPhase;
 
 use super::runner::Break;
 use super::world::World;
@@ -41,21 +41,20 @@ impl World {
         Ok(())
     }
 
-    /// Sees that a checkpoint of the last step of a sharded world lies on disk, if that can be done.
-    /// The coordinator waits for one that is not there, and so all ranks are.
-    pub(super) fn save_last_step_together(&mut self, is_rank_0: bool) -> Result<(), Break> {
+    /// Sees that a checkpoint of the last step of a sharded world lies on disk, if that can be done:
+    /// one that was begun is begun again if the coordinator, which has been told that it failed, has
+    /// ordered it once more than the ranks have begun it.
+    pub(super) fn save_last_step_together(&mut self, num_retries: u32) -> Result<(), Break> {
         self.set_phase(StepPhase::Saving);
-        let done = self.trainer.done();
-        // Where one was begun, the coordinator may end the run at any time, so ranks that asked each
-        // other what has become of it would be left waiting.
-        if done != self.begun_together {
+        // The coordinator may end the run as soon as it has what it waits for, so ranks that asked
+        // each other what has become of it would be left waiting. All know what they were told.
+        let is_begun = self.trainer.done() == self.begun_together;
+        if !is_begun || num_retries > self.num_retries {
+            self.num_retries = num_retries;
             self.wait_written_together()?;
             self.begin_together()?;
         }
         self.mailbox.wait_written()?;
-        if is_rank_0 && done > Step(0) && !self.mailbox.is_saved(done) {
-            self.saving.give_up(done);
-        }
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct World {
     owes_checkpoint: bool,
     /// Step of the last checkpoint that the ranks of a sharded world have begun, or began from.
     pub(super) begun_together: Step,
+    /// How often those ranks have begun a last checkpoint again.
+    pub(super) num_retries: u32,
 }
 
 impl World {
@@ -52,6 +54,7 @@ impl World {
             store: None,
             owes_checkpoint: false,
             begun_together: Step(0),
+            num_retries: 0,
         }
     }
 
@@ -87,10 +90,10 @@ impl World {
                 }
                 Ok(self.saving.save_final(&self.trainer, &self.voice, rank)?)
             }
-            Order::Stop { reason } => {
+            Order::Stop { reason, num_retries } => {
                 match self.place.as_ref().map(|place| place.rank.0) {
-                    Some(rank) if self.trainer.is_sharded() => {
-                        self.save_last_step_together(rank == 0)?;
+                    Some(_) if self.trainer.is_sharded() => {
+                        self.save_last_step_together(num_retries)?;
                     }
                     Some(0) => self.save_last_step()?,
                     _ => {}
@@ -122,7 +125,7 @@ impl World {
         self.publish_weights();
         let step = entered?;
         // What a sharded world begins with is the model's directory or a checkpoint.
-        self.begun_together = step;
+        (self.begun_together, self.num_retries) = (step, 0);
         match &place.restore {
             Restore::Initial | Restore::Checkpoint { .. } => {
                 self.mailbox.set_taken_over(Some(step));

@@ -63,10 +63,10 @@ impl Session {
                 self.patience.run_is_ending();
                 thread.order(generation, Order::Finish);
             }
-            CoordinatorMessage::Stop { reason } => {
+            CoordinatorMessage::Stop { reason, num_retries } => {
                 self.farewell = Some(Farewell::Stop);
                 self.patience.run_is_ending();
-                thread.order(generation, Order::Stop { reason });
+                thread.order(generation, Order::Stop { reason, num_retries });
                 // One that was turned down may be what the stop waits for.
                 for message in self.outbox.checkpoints_written() {
                     self.send(None, message);

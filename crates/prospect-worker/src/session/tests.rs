@@ -39,7 +39,7 @@ fn a_refused_worker_says_why_and_does_not_knock_again() {
 
 #[test]
 fn a_worker_that_is_put_off_gets_in_later() {
-    let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into() };
+    let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into(), num_retries: 0 };
     let coordinator = Scripted::saying(&tiny_model(), vec![stop, CoordinatorMessage::Close]);
     let ending = Status::aborted("the run has ended: trained for 2 steps");
     *coordinator.first_refusals.lock().unwrap() = vec![ending.clone(), ending];
@@ -143,7 +143,7 @@ fn an_abort_ends_the_worker_with_the_code_of_its_kind() {
 
 #[test]
 fn a_stop_before_the_first_step_saves_nothing() {
-    let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into() };
+    let stop = CoordinatorMessage::Stop { reason: "SIGTERM".into(), num_retries: 0 };
     assert_eq!(check(vec![stop, CoordinatorMessage::Close]).unwrap(), ExitCode::Preempted);
 }
 

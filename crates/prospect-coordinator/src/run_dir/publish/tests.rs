@@ -187,6 +187,23 @@ fn the_final_model_gets_its_name_and_replaces_an_earlier_one() {
 }
 
 #[test]
+fn a_final_model_of_several_files_has_them_all() {
+    let root = run_dir();
+    stage_final(root.path(), "x");
+    let dir = root.path().join(STAGED_FINAL);
+    let [first, second] = [1, 2].map(|idx| format!("model-0000{idx}-of-00002.safetensors"));
+    fs::rename(dir.join("model.safetensors"), dir.join(&first)).unwrap();
+    let index = serde_json::json!({"weight_map": {"a": first, "b": second, "c": first}});
+    fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let error = publish_final(root.path(), STAGED_FINAL).unwrap_err();
+    assert!(error.to_string().contains(&format!("{second}, which is not there")), "{error}");
+    assert!(!root.path().join("final").exists());
+    fs::write(dir.join(&second), "y").unwrap();
+    assert_eq!(publish_final(root.path(), STAGED_FINAL).unwrap(), "final");
+    assert_eq!(publish_final(root.path(), STAGED_FINAL).unwrap(), "final", "said again");
+}
+
+#[test]
 fn a_name_that_was_taken_but_not_given_goes_back() {
     for is_given in [false, true] {
         let root = run_dir();

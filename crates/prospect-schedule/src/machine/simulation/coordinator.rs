@@ -174,6 +174,9 @@ impl World {
             | Action::SendStop { to, .. } => to.clone(),
             _ => None,
         };
+        if matches!(action, Action::SendStop { num_retries: 1.., .. }) {
+            self.seen.insert("saved again");
+        }
         let Some(coordinator) = &self.coordinator else { return };
         let all: Vec<WorkerId> = coordinator.sessions.keys().cloned().collect();
         for worker in to.map_or(all, |worker| vec![worker]) {

@@ -55,8 +55,12 @@ impl Process {
                 }
                 vec![Wish::WriteFinal(value)]
             }
-            Action::SendStop { .. } => {
+            Action::SendStop { num_retries, .. } => {
                 self.is_stopping = true;
+                if num_retries > 0 {
+                    // All ranks have been told to begin again what failed.
+                    self.written.remove(&self.done());
+                }
                 self.stop_if_done()
             }
             Action::SendClose => {

@@ -96,6 +96,7 @@ fn every_history_of_a_sharded_world_begins_each_generation_from_a_checkpoint() {
         "initial",
         "regroup",
         "rolled back",
+        "saved again",
         "shrunk",
         "stopped",
     ];

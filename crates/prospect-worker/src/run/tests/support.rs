@@ -63,7 +63,7 @@ pub fn finish() -> To {
 }
 
 pub fn stop() -> To {
-    To::Stop { reason: "SIGTERM".into() }
+    To::Stop { reason: "SIGTERM".into(), num_retries: 0 }
 }
 
 pub fn regroup(committed: u64) -> To {
