@@ -249,8 +249,14 @@ fn gathered(parts: &Parts, setup: &Setup) -> u64 {
     if setup.mode != Mode::FullySharded {
         return 0;
     }
-    let weights =
-        |parts: &Parts| setup.compute.bytes() * (parts.ends() + 2 * parts.largest_block());
+    // Gloo gathers into a copy, whose memory the allocator of its thread keeps.
+    let copied = |parts: &Parts| match setup.device {
+        DeviceKind::Cpu => parts.largest_segment(),
+        DeviceKind::Cuda => 0,
+    };
+    let weights = |parts: &Parts| {
+        setup.compute.bytes() * (parts.ends() + 2 * parts.largest_block() + copied(parts))
+    };
     let trained = weights(parts) + 4 * (parts.head() + 2 * parts.largest_block());
     let scored = if setup.loads_reference { weights(parts.reference()) } else { 0 };
     trained.max(scored)
