@@ -15,7 +15,8 @@ struct Setting {
   const char* value;
 };
 
-// What c10d reads from the environment and a worker wants otherwise than by default.
+// What libtorch reads from the environment and a worker wants otherwise than by default. Here, since
+// an object with nothing but a constructor would not be linked from the archive.
 constexpr Setting kSettings[] = {
     // c10d keeps a record of all collectives that nobody here reads, in a map that groups of
     // several threads write to without a lock (FlightRecorderDetail.hpp, all_pg_status_). It reads
@@ -28,6 +29,11 @@ constexpr Setting kSettings[] = {
     {"TORCH_NCCL_DUMP_ON_TIMEOUT", "0"},
     {"TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0"},
     {"TORCH_NCCL_ENABLE_MONITORING", "0"},
+    // On a CPU products of bf16 matrices are oneDNN's, which keeps up to 1,024 of them with their
+    // memory, and ideep around it as many again: one for every shape. Passes have ever different
+    // numbers of tokens, and a layer has a dozen products, so that those of one pass are enough.
+    {"LRU_CACHE_CAPACITY", "32"},
+    {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"},
 };
 
 // Before there is any other thread; whoever has set a variable gets what it says.

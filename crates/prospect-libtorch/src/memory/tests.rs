@@ -38,3 +38,27 @@ fn counters_follow_the_tensors_of_a_gpu_and_are_unavailable_without() {
     assert!(after.peak_allocated_bytes < during.peak_allocated_bytes);
     assert!(cuda_memory_stats(cuda_device_count().unwrap_or(0)).is_err());
 }
+
+/// In a process of its own, whose peak nothing else raises.
+#[test]
+fn products_of_ever_different_lengths_take_no_more_memory() {
+    const CHILD: &str = "PROSPECT_TEST_PRODUCTS";
+    const TEST: &str = "memory::tests::products_of_ever_different_lengths_take_no_more_memory";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", TEST]).env(CHILD, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let weight = Tensor::f_ones([256, 256], (Kind::BFloat16, Device::Cpu)).unwrap();
+    let products = |lengths: std::ops::Range<i64>| {
+        for length in lengths {
+            let rows = Tensor::f_ones([length, 256], (Kind::BFloat16, Device::Cpu)).unwrap();
+            rows.f_matmul(&weight).unwrap();
+        }
+        process_peak_memory_bytes().unwrap()
+    };
+    let (early, late) = (products(400..500), products(500..1000));
+    assert!(late < early + (20 << 20), "{early} {late}");
+}

@@ -58,6 +58,8 @@ struct Case {
     num_parts: Option<u32>,
     /// The copy of a checkpoint is held while the step is done, as its writer does.
     checkpoint: bool,
+    /// Steps, each of shorter sequences than the one before.
+    num_steps: usize,
 }
 
 const CASE: Case = Case {
@@ -70,6 +72,7 @@ const CASE: Case = Case {
     offload: false,
     num_parts: None,
     checkpoint: false,
+    num_steps: 1,
 };
 
 /// Gives every step the same reference point: ranks in processes of their own have no coordinator.
@@ -85,8 +88,8 @@ impl ReferencePointExchange for SamePoint {
     }
 }
 
-/// One step of a run in processes of its own, one a rank, in which nothing else has been; then the
-/// peak of rank 0 against the prediction. On the CPU, and where there is a GPU on that.
+/// The first steps of a run in processes of its own, one a rank, in which nothing else has been; then
+/// the peak of rank 0 against the prediction. On the CPU, and where there is a GPU on that.
 #[track_caller]
 fn check(case: Case) {
     if let Ok(path) = std::env::var(CHILD) {
@@ -138,7 +141,7 @@ fn peak(case: Case, run: &Path, device: DeviceKind) -> f64 {
     peak.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&outputs[0].stderr)))
 }
 
-/// The peak of one step: of this process, or of a GPU's tensors.
+/// The peak of the steps: of this process, or of a GPU's tensors.
 fn measure(run: &Path, case: Case) -> u64 {
     let place = std::env::var(CHILD_PLACE).unwrap();
     let mut place = place.split(' ');
@@ -157,7 +160,10 @@ fn measure(run: &Path, case: Case) -> u64 {
     trainer.enter(group, &Restore::Initial, Path::new("")).unwrap();
     let staged = run.with_file_name("staged");
     let copy = case.checkpoint.then(|| trainer.snapshot(&staged).unwrap());
-    step(&mut trainer, &shard(rank, case.num_parts), &mut SamePoint).unwrap();
+    for idx in 0..case.num_steps {
+        let shard = shard(rank, case.num_parts, idx);
+        step(&mut trainer, &shard, &mut SamePoint).unwrap();
+    }
     drop(copy);
     let peak = trainer.peak_memory_bytes().unwrap();
     trainer.close().unwrap();
@@ -211,6 +217,16 @@ fn selective_recomputation_is_predicted() {
 #[test]
 fn bfloat16_is_predicted() {
     check(Case { name: "bfloat16_is_predicted", dtype: Dtype::Bfloat16, ..CASE });
+}
+
+#[test]
+fn passes_of_ever_different_lengths_are_predicted() {
+    check(Case {
+        name: "passes_of_ever_different_lengths_are_predicted",
+        dtype: Dtype::Bfloat16,
+        num_steps: 3,
+        ..CASE
+    });
 }
 
 #[test]
@@ -273,12 +289,13 @@ fn full_sharding_is_predicted() {
 }
 
 /// Microbatches of targets and of mismatched pairs, one of each for every part, whose reference
-/// values are not known.
-fn shard(rank: usize, num_parts: Option<u32>) -> Shard {
+/// values are not known; the shard of the step behind `done`.
+fn shard(rank: usize, num_parts: Option<u32>, done: usize) -> Shard {
+    let num_tokens = PROMPT + COMPLETION + 1 - 8 * done;
     let sequence = |row: usize, other: usize| Sequence {
         prompt_row: RowId(row as u64),
         completion_row: RowId(other as u64),
-        token_ids: (0..PROMPT + COMPLETION + 1)
+        token_ids: (0..num_tokens)
             .map(|idx| {
                 let of = if idx < PROMPT { row } else { other };
                 ((idx * 31 + of * 17) % 1000) as u32
@@ -308,7 +325,7 @@ fn shard(rank: usize, num_parts: Option<u32>) -> Shard {
         Some(num_parts) => (0..num_parts).map(part).collect(),
     };
     Shard {
-        step: Step(1),
+        step: Step(done as u64 + 1),
         num_examples_global: NUM_SEQUENCES as u32,
         num_pairs_global: NUM_SEQUENCES as u32,
         learning_rate: 1e-4,
