@@ -17,6 +17,7 @@ mod fused;
 mod memory;
 mod optimizer;
 mod process_group;
+mod rounding;
 mod storage;
 mod store;
 mod stream;
@@ -38,6 +39,7 @@ pub use fused::{
 pub use memory::{MemoryStats, cuda_memory_stats, process_peak_memory_bytes, reset_cuda_peak};
 pub use optimizer::{AdamWOptions, fused_adamw};
 pub use process_group::{AbortHandle, Backend, ProcessGroup, Work};
+pub use rounding::{copy_rounded, float32_copy, round_bfloat16};
 pub use storage::{release_storage, restore_storage, storage_bytes};
 pub use store::TcpStore;
 pub use stream::SideStream;

@@ -35,7 +35,7 @@ pub fn upload<T: Element>(values: &[T], device: Device) -> Result<Tensor> {
 
 /// Copies `source` to `destination`, which has its shape. Where one of them is on a CUDA device and
 /// the other in pinned memory, the host does not wait: the copy is done in the order of the device's
-/// current stream, and until then neither may change.
+/// current stream, and until then neither may change nor, on a stream of its own, be dropped.
 ///
 /// # Errors
 /// Another shape; libtorch's.

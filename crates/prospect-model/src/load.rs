@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use prospect_core::Dtype;
+use prospect_libtorch::copy_rounded;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::Checkpoint;
@@ -122,8 +123,8 @@ impl CausalLm {
         let model = Self::assemble(dir, config, specs, options, |spec| {
             let stored: Tensor = checkpoint.tensor(&spec.name, &spec.shape)?;
             // Always a copy: the parameter outlives the mapped file.
-            stored
-                .f_to_device_(options.device, kind, false, true)
+            Tensor::f_empty(spec.shape.as_slice(), (kind, options.device))
+                .and_then(|parameter| copy_rounded(&parameter, &stored).map(|()| parameter))
                 .action("copy a parameter to the device")
         })?;
         tracing::debug!(dir = %dir.display(), family = model.config.family.model_type(), ?kind, "model loaded");

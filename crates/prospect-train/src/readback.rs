@@ -11,7 +11,8 @@
 //!
 //! What else of this crate reads the device is no part of a step that succeeds: the search for what is
 //! not finite (`not_finite`), entering a world and digests (`world`), and checkpoints
-//! (`checkpoint`), before which sharded ranks ask each other whether one is still being written.
+//! (`checkpoint`), before which sharded ranks ask each other whether one is still being written. An
+//! update in main memory (`parameters::offload`) waits for what it moves.
 
 use std::ops::Range;
 

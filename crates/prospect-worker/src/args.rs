@@ -147,7 +147,7 @@ impl From<RunArgs> for WorkerOptions {
     fn from(args: RunArgs) -> Self {
         Self {
             device: args.device,
-            threads: args.threads.map(usize::from),
+            threads: args.threads.map(u32::from),
             worker_id: args.worker_id,
             join_timeout: Duration::from_secs(args.join_timeout),
             ..Self::new(args.coordinator)

@@ -15,7 +15,7 @@ pub struct WorkerOptions {
     /// Device to compute on.
     pub device: DeviceChoice,
     /// Threads inside one operation; the run configuration's or libtorch's choice when absent.
-    pub threads: Option<usize>,
+    pub threads: Option<u32>,
     /// Name of the worker; made from host and process id when absent.
     pub worker_id: Option<String>,
     /// How long to look for the coordinator before giving up.

@@ -221,9 +221,15 @@ fn rotation_equals_aten() {
 
 #[test]
 fn swiglu_equals_aten() {
-    for intermediates in [Intermediates::Saved, Intermediates::ComputedAgain] {
+    // Elements one by one, and several at a time.
+    for (width, intermediates) in [
+        (21, Intermediates::Saved),
+        (21, Intermediates::ComputedAgain),
+        (32, Intermediates::Saved),
+        (32, Intermediates::ComputedAgain),
+    ] {
         check(
-            &[&[13, 21], &[13, 21], &[6, 21], &[6], &[13, 6]],
+            &[&[13, width], &[13, width], &[6, width], &[6], &[13, 6]],
             &|x| {
                 let down = linear(&x[2], Some(&x[3]));
                 vec![swiglu_linear([&x[0], &x[1]], down, &x[4], intermediates).unwrap()]

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use prospect_libtorch::ProcessGroup;
+use prospect_libtorch::{ProcessGroup, copy_rounded};
 use prospect_model::NamedParameter;
 use tch::{Device, Tensor};
 
@@ -165,7 +165,7 @@ impl Layout {
         shard: &Tensor,
         source: impl FnMut(&Slot) -> Result<Tensor, TrainError>,
     ) -> Result<(), TrainError> {
-        self.hand_out(source, |range, values| Ok(narrowed(shard, range)?.f_copy_(values)?))
+        self.hand_out(source, |range, values| Ok(copy_rounded(&narrowed(shard, range)?, values)?))
     }
 
     /// Hands out what this rank owns of whole parameters, which `source` gives: elements of its

@@ -10,6 +10,7 @@ mod tests;
 
 use std::ops::Range;
 
+use prospect_libtorch::{float32_copy, round_bfloat16};
 use tch::{Device, Kind, Tensor};
 
 use super::layout::narrowed;
@@ -21,12 +22,6 @@ const PIECE: i64 = 1 << 17;
 
 /// The same on a GPU, where each operation has its price.
 const CUDA_PIECE: i64 = 1 << 25;
-
-/// Half of the last place of bf16 in the bits of fp32.
-const HALF: i64 = 0x8000;
-
-/// The largest bits that do not turn negative where [`HALF`] is added: above are numbers that are none.
-const MOST: i64 = 0x7fff_ffff - HALF;
 
 /// fp32 numbers in a flat buffer.
 #[derive(Debug)]
@@ -45,15 +40,6 @@ pub(crate) enum Numbers {
 /// How many numbers are handled at a time on a device.
 pub(crate) fn piece_len(device: Device) -> i64 {
     if device.is_cuda() { CUDA_PIECE } else { PIECE * i64::from(tch::get_num_threads().max(1)) }
-}
-
-/// Rounds f32 `numbers` to bf16. Their memory is used up for it.
-pub(crate) fn round(numbers: &Tensor, rounded: &Tensor) -> Result<(), TrainError> {
-    let mut bits = numbers.f_view_dtype(Kind::Int)?;
-    let _ = bits.f_clamp_max_(MOST)?;
-    let _ = bits.f_add_scalar_(HALF)?;
-    let _ = bits.f_bitwise_right_shift_tensor_scalar_(16)?;
-    Ok(rounded.f_view_dtype(Kind::Int16)?.f_copy_(&bits)?)
 }
 
 // === impl Numbers ===
@@ -138,7 +124,7 @@ impl Numbers {
             Self::Halves { rounded, remainder } => {
                 // The lower half of the bits, read as a signed number.
                 remainder.shallow_clone().f_copy_(&values.f_view_dtype(Kind::Int)?)?;
-                round(values, rounded)?;
+                round_bfloat16(values, rounded)?;
             }
         }
         Ok(())
@@ -152,9 +138,7 @@ impl Numbers {
         }
         for range in pieces(self.len()?, piece_len(self.device())) {
             let values = narrowed(values, &range)?;
-            // A copy in any case.
-            let values = values.f_to_device_(self.device(), Kind::Float, false, true)?;
-            self.narrowed(&range)?.take(&values)?;
+            self.narrowed(&range)?.take(&float32_copy(&values, self.device())?)?;
         }
         Ok(())
     }

@@ -5,11 +5,11 @@
 #[cfg(test)]
 mod tests;
 
-use prospect_libtorch::{CudaEvent, SideStream, copy_async, pinned_zeros};
+use prospect_libtorch::{CudaEvent, SideStream, copy_async, pinned_zeros, round_bfloat16};
 use tch::{Device, Kind, Tensor};
 
 use super::narrowed;
-use super::numbers::{Numbers, round};
+use super::numbers::Numbers;
 use crate::TrainError;
 
 /// Elements of a piece: 64 MB of fp32, a few milliseconds of a link and of a CPU's update.
@@ -109,7 +109,7 @@ impl Offload {
             let Some(rounding) = &self.rounding else { return Ok(copy_async(own, &master)?) };
             let place = narrowed(rounding, &(0..master.size1()?))?;
             copy_async(&place, &master)?;
-            round(&place, own)
+            Ok(round_bfloat16(&place, own)?)
         };
         match &self.lanes {
             Some(lanes) => lanes.up.run(send)?,

@@ -1,7 +1,10 @@
 //! Before the first update of a policy that is its own reference every log-ratio is 0.
 
-use prospect_core::{Dtype, Recompute, RunConfig, Shard, ShardKind, Step};
-use tch::Kind;
+use std::fs;
+use std::path::Path;
+
+use prospect_core::{Dtype, Mode, Recompute, RunConfig, Shard, ShardKind, Step};
+use tch::{Kind, Tensor};
 
 use super::support::{alone, config, sequences, shard, step, total};
 use crate::drift::{BFLOAT16_BOUND, FLOAT32_BOUND};
@@ -37,6 +40,33 @@ fn the_first_log_ratios_are_0_in_fp32_and_with_the_same_packing_in_bf16() {
     config.train.recompute = Recompute::Blocks;
     config.reference.path = None;
     check(&config, 32);
+}
+
+/// Every weight lies in the middle between two bf16 numbers.
+#[test]
+fn the_first_log_ratios_are_0_where_bf16_rounds_each_weight_at_a_tie() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = same(Dtype::Bfloat16);
+    for entry in fs::read_dir(&config.model.path).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let file = dir.path().join("model.safetensors");
+    let tie = |tensor: &Tensor| {
+        let upper = tensor.f_to_kind(Kind::BFloat16).unwrap().f_to_kind(Kind::Float).unwrap();
+        let bits = upper.f_view_dtype(Kind::Int).unwrap().f_add_scalar(0x8000).unwrap();
+        bits.f_view_dtype(Kind::Float).unwrap()
+    };
+    let tensors = Tensor::read_safetensors(&file).unwrap();
+    let tensors: Vec<_> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tie(tensor))).collect();
+    Tensor::write_safetensors(&tensors, &file).unwrap();
+    config.model.path = dir.path().to_owned();
+    for (mode, reference) in [(Mode::Replicated, None), (Mode::FullySharded, Some(dir.path()))] {
+        config.train.mode = mode;
+        config.reference.path = reference.map(Path::to_owned);
+        check(&config, 32);
+    }
 }
 
 /// Computes reference values one sequence at a time and uses them in a step that packs all

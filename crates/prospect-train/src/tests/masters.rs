@@ -2,7 +2,7 @@
 
 use prospect_core::{Dtype, Mode, RunConfig, Step};
 use prospect_libtorch::{AdamWOptions, fused_adamw, storage_bytes};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::support::{alone, config, shard, step, values, world};
 use crate::Trainer;
@@ -48,7 +48,7 @@ fn updated(segment: &Segment, state: &[Tensor; 3], config: &RunConfig, number: u
             eps: train.adam_epsilon,
             weight_decay,
         };
-        let steps = Tensor::f_full([1], number as f64, (Kind::Float, Device::Cpu)).unwrap();
+        let steps = Tensor::f_full([1], number as f64, (Kind::Float, gradient.device())).unwrap();
         fused_adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &[steps], &options).unwrap();
     }
 }

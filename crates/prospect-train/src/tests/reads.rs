@@ -3,7 +3,7 @@
 use prospect_core::{Mode, Shard, ShardKind, Step, StepReport};
 
 use super::sharded::{SHARDED, mode_config, uneven};
-use super::support::{ThreadExchange, loss, shard, step, world};
+use super::support::{ThreadExchange, device, loss, shard, step, world};
 use crate::readback::NUM_FETCHES;
 use crate::{ShardProblem, TrainError, Trainer};
 
@@ -53,7 +53,10 @@ fn check(mode: Mode, early: Early, expected: [u64; 4]) {
     let found = run(mode, early);
     assert_eq!(found.iter().map(|step| step.1).collect::<Vec<_>>(), expected, "{mode:?}");
     let late = run(mode, |_, _| false);
-    assert!(found.iter().zip(&late).all(|(found, late)| found.0 == late.0), "{found:?}, {late:?}");
+    // A GPU's attention does not add in the same order each time.
+    let bound = if device().is_cuda() { 1e-5 } else { 0.0 };
+    let is_near = |(found, late): (&(f64, u64), &(f64, u64))| (found.0 - late.0).abs() <= bound;
+    assert!(found.iter().zip(&late).all(is_near), "{found:?}, {late:?}");
 }
 
 #[test]

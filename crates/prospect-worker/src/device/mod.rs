@@ -46,7 +46,7 @@ pub(crate) struct Setup {
     /// Who carries the collectives.
     pub backend: Backend,
     /// Threads inside one operation.
-    pub threads: Option<usize>,
+    pub threads: Option<u32>,
     /// Host under which peers reach rank 0's store.
     pub host: String,
     /// Dense peak rate of the device, where it is known.

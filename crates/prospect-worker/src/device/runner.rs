@@ -17,7 +17,7 @@ use super::{Event, Setup};
 use crate::WorkerError;
 use crate::devices::peak_flops_per_second;
 use crate::digest::model_digest;
-use crate::torch::{set_threads, use_device};
+use crate::torch::use_device;
 
 /// The thread's state before there is a trainer.
 pub(super) struct Runner {
@@ -74,16 +74,15 @@ impl Runner {
     fn load(&self) -> Result<Trainer, WorkerError> {
         let terms = &self.setup.terms;
         let digest = self.checked_digests()?;
+        let mut config = terms.config.clone();
+        // This worker's own choice goes before the run's.
+        config.train.threads = self.setup.threads.or(config.train.threads);
         let trainer = if terms.reference_is_known {
             info!("all values of the reference are known: it is not loaded");
-            Trainer::with_known_reference(&terms.config, self.setup.device)?
+            Trainer::with_known_reference(&config, self.setup.device)?
         } else {
-            Trainer::new(&terms.config, self.setup.device)?
+            Trainer::new(&config, self.setup.device)?
         };
-        // After the configuration's own choice.
-        if let Some(threads) = self.setup.threads {
-            set_threads(threads);
-        }
         self.mailbox.set_progress(trainer.progress());
         self.voice.say(WorkerMessage::Loaded {
             model_digest: digest,

@@ -10,7 +10,7 @@ use crate::hex::hex;
 
 /// Version of the computation of log-probabilities. To be raised with every change of the engine
 /// that moves them by more than another packing of the same sequences does.
-const KERNEL: u32 = 1;
+const KERNEL: u32 = 2;
 /// Hexadecimal digits of a directory's name: 128 bits of the digest.
 const NAME_DIGITS: usize = 32;
 
