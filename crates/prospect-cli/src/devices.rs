@@ -3,7 +3,7 @@
 use std::fs;
 
 use prospect_core::ExitCode;
-use prospect_shape::{DeviceKind, WorkerDevice};
+use prospect_shape::{DeviceKind, MainMemory, WorkerDevice};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -80,22 +80,22 @@ pub fn of_worker(typed: &str, workers: u32) -> WorkerDevice {
 }
 
 /// What each of `workers` has on a machine with these devices, and how many share one; `auto` gives
-/// each one GPU where there are any. The memory of a device is divided among those that share it, and the
-/// machine's among all.
+/// each one GPU where there are any. The memory of a device is divided among those that share it, and that
+/// of a machine without GPUs among all.
 pub fn shared(devices: &[Device], typed: &str, workers: u32) -> (WorkerDevice, u32) {
     let typed = if typed == "cuda" { "cuda:0" } else { typed };
     let is_meant = |device: &&Device| device.is_gpu() && (typed == "auto" || device.name == typed);
     let gpus: Vec<&Device> = devices.iter().filter(is_meant).collect();
     let part = |bytes: Option<u64>, sharing: u32| bytes.map(|bytes| bytes / u64::from(sharing));
     let workers = workers.max(1);
-    let of_machine = part(main_memory_bytes(), workers);
     if gpus.is_empty() && !typed.starts_with("cuda") {
-        let (kind, memory_bytes) = (DeviceKind::Cpu, of_machine);
-        return (WorkerDevice { kind, memory_bytes, host_bytes: None }, workers);
+        let (kind, memory_bytes) = (DeviceKind::Cpu, part(main_memory_bytes(), workers));
+        return (WorkerDevice { kind, memory_bytes, main_memory: None }, workers);
     }
     let sharing = workers.div_ceil(gpus.len().max(1) as u32);
     let memory_bytes = part(gpus.iter().map(|gpu| gpu.memory_bytes).min().flatten(), sharing);
-    (WorkerDevice { kind: DeviceKind::Cuda, memory_bytes, host_bytes: of_machine }, sharing)
+    let main_memory = main_memory_bytes().map(|bytes| MainMemory { bytes, workers });
+    (WorkerDevice { kind: DeviceKind::Cuda, memory_bytes, main_memory }, sharing)
 }
 
 fn read(arguments: &[&str]) -> Result<Vec<Device>, CliError> {

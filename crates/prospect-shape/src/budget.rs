@@ -92,7 +92,7 @@ impl Room {
         let typed = config.train.memory_gb.map(|gigabytes| (gigabytes * 1e9) as u64);
         Some(Self {
             memory_bytes: typed.or_else(|| device?.memory_bytes)?,
-            host_bytes: device.and_then(|device| device.host_bytes),
+            main_memory: device.and_then(|device| device.main_memory),
             completion_share: lengths.completion_share(),
         })
     }

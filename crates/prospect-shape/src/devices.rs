@@ -19,9 +19,17 @@ pub struct WorkerDevice {
     pub kind: DeviceKind,
     /// Bytes that one worker may use of it, where that is known.
     pub memory_bytes: Option<u64>,
-    /// Bytes of main memory that it may use beside a device with memory of its own, where that is
-    /// known.
-    pub host_bytes: Option<u64>,
+    /// Main memory of its machine beside a device with memory of its own, where that is known.
+    pub main_memory: Option<MainMemory>,
+}
+
+/// Main memory of a machine whose workers compute on devices with memory of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MainMemory {
+    /// Bytes that all its workers may use together.
+    pub bytes: u64,
+    /// Number of its workers.
+    pub workers: u32,
 }
 
 /// A GPU as its data sheet and its driver have it.

@@ -1,5 +1,6 @@
 //! The largest microbatch that fits into a worker's memory.
 
+use crate::devices::MainMemory;
 use crate::memory::Memory;
 use crate::parts::Parts;
 use crate::setup::Setup;
@@ -16,9 +17,8 @@ const MOST_TOKENS: u32 = 1 << 20;
 pub struct Room {
     /// Bytes of the device that a worker may use.
     pub memory_bytes: u64,
-    /// Bytes of main memory that it may use beside a device with memory of its own, where that is
-    /// known.
-    pub host_bytes: Option<u64>,
+    /// Main memory of its machine beside a device with memory of its own, where that is known.
+    pub main_memory: Option<MainMemory>,
     /// Share of the tokens that are predicted completion tokens.
     pub completion_share: f64,
 }
@@ -29,16 +29,24 @@ impl Room {
         planned(self.memory_bytes)
     }
 
-    /// Bytes of main memory that are planned with, where it is known what there is.
-    pub fn planned_host_bytes(&self) -> Option<u64> {
-        self.host_bytes.map(planned)
+    /// Whether a machine's main memory is enough for all its workers; where nobody knows, it is.
+    pub fn has_main_memory(&self, memory: &Memory) -> bool {
+        self.main_memory.is_none_or(|machine| {
+            memory.peak_of_machine(machine.workers) <= machine.planned_bytes()
+        })
     }
 
     /// Whether microbatches of so many tokens fit.
     pub fn holds(&self, parts: &Parts, setup: &Setup, tokens: u32) -> bool {
         let memory = Memory::new(parts, setup, tokens, self.completion_share);
-        memory.device_peak() <= self.planned_bytes()
-            && self.planned_host_bytes().is_none_or(|planned| memory.host_peak() <= planned)
+        memory.device_peak() <= self.planned_bytes() && self.has_main_memory(&memory)
+    }
+}
+
+impl MainMemory {
+    /// Bytes that are planned with.
+    pub fn planned_bytes(&self) -> u64 {
+        planned(self.bytes)
     }
 }
 

@@ -30,7 +30,8 @@ pub enum Kind {
     Update,
     /// The copy that a checkpoint is written from.
     Checkpoint,
-    /// Files that are read, as far as they count as the process's memory.
+    /// Files that are read into a CPU's memory, as far as they count as the process's. They are mapped:
+    /// beside a GPU the processes of a machine share them, and give them back for other uses.
     Loading,
 }
 

@@ -23,7 +23,7 @@ mod workload;
 
 pub use budget::{Budget, Request};
 pub use config::{Family, Llama3Scaling, ModelConfig, RopeConfig, StoredType};
-pub use devices::{DeviceKind, Gpu, Hardware, WorkerDevice, dense_bf16_peak};
+pub use devices::{DeviceKind, Gpu, Hardware, MainMemory, WorkerDevice, dense_bf16_peak};
 pub use error::ShapeError;
 pub use fit::{Room, largest_microbatch};
 pub use flops::PassCost;

@@ -17,6 +17,7 @@ use crate::waiting::WaitingSums;
 pub struct Memory {
     device: Amounts,
     host: Amounts,
+    mode: Mode,
 }
 
 /// What is computed together.
@@ -72,7 +73,7 @@ impl Memory {
     pub fn new(parts: &Parts, setup: &Setup, tokens: u32, completion_share: f64) -> Self {
         let microbatch = Microbatch { tokens, completion_share };
         let (device, host) = (Amounts::default(), Amounts::default());
-        let mut memory = Self { device, host };
+        let mut memory = Self { device, host, mode: setup.mode };
         memory.add_state(parts, setup);
         memory.add_passes(parts, setup, microbatch);
         memory.add_files(parts, setup);
@@ -105,14 +106,32 @@ impl Memory {
         self.host.peak()
     }
 
+    /// The most bytes of main memory at a time, beside their devices', on a machine of so many
+    /// workers.
+    pub fn peak_of_machine(&self, workers: u32) -> u64 {
+        self.of_machine(workers).peak()
+    }
+
     /// The kind that takes most of the device.
     pub fn largest(&self) -> Kind {
         self.device.largest()
     }
 
-    /// The kind that takes most of main memory beside the device.
-    pub fn largest_on_host(&self) -> Kind {
-        self.host.largest()
+    /// The kind that takes most of main memory beside the devices on a machine of so many workers, and
+    /// the bytes of it.
+    pub fn largest_of_machine(&self, workers: u32) -> (Kind, u64) {
+        let amounts = self.of_machine(workers);
+        let kind = amounts.largest();
+        (kind, amounts.0[kind as usize])
+    }
+
+    /// What the workers of a machine have in main memory beside their devices. One of them may be rank
+    /// 0, which alone of a replicated world copies its state for a checkpoint.
+    fn of_machine(&self, workers: u32) -> Amounts {
+        Amounts(Kind::ALL.map(|kind| {
+            let is_of_one = kind == Kind::Checkpoint && self.mode == Mode::Replicated;
+            self.on_host(kind) * if is_of_one { 1 } else { u64::from(workers) }
+        }))
     }
 
     /// Weights, gradients, optimizer and reference.
@@ -155,15 +174,12 @@ impl Memory {
             Mode::FullySharded => share,
         };
         *self.device.of(Kind::Gathered) = gathered(parts, setup);
-        // A sharded world that is told to stop saves its last step, whatever the interval: each rank
-        // gathers the weights of its own segments.
-        if setup.checkpoints || setup.mode != Mode::Replicated {
-            let saved =
-                if setup.mode == Mode::Replicated { whole } else { parts.saved(setup.world_size) };
-            let model = bytes * saved;
-            let masters = if is_exact { 0 } else { 4 * own };
-            *self.host.of(Kind::Checkpoint) = model + 8 * own + masters;
-        }
+        // A world that is told to stop saves its last step, whatever the interval. Each rank of a
+        // sharded one gathers the weights of its own segments.
+        let saved =
+            if setup.mode == Mode::Replicated { whole } else { parts.saved(setup.world_size) };
+        let masters = if is_exact { 0 } else { 4 * own };
+        *self.host.of(Kind::Checkpoint) = bytes * saved + 8 * own + masters;
     }
 
     /// What a microbatch needs.
@@ -193,16 +209,16 @@ impl Memory {
         *self.device.of(Kind::Scoring) = scoring.max().unwrap_or_default();
     }
 
-    /// The process itself, and the files that it maps.
+    /// The process itself, and on a CPU the files that it maps, which are its memory while they are
+    /// read.
     fn add_files(&mut self, parts: &Parts, setup: &Setup) {
-        match setup.device {
-            DeviceKind::Cpu => *self.device.of(Kind::Runtime) = CPU_RUNTIME,
-            DeviceKind::Cuda => {
-                *self.device.of(Kind::Runtime) = CUDA_CONTEXT;
-                *self.device.of(Kind::Workspaces) = CUDA_WORKSPACES;
-                *self.host.of(Kind::Runtime) = CUDA_HOST_RUNTIME;
-            }
+        if setup.device == DeviceKind::Cuda {
+            *self.device.of(Kind::Runtime) = CUDA_CONTEXT;
+            *self.device.of(Kind::Workspaces) = CUDA_WORKSPACES;
+            *self.host.of(Kind::Runtime) = CUDA_HOST_RUNTIME;
+            return;
         }
+        *self.device.of(Kind::Runtime) = CPU_RUNTIME;
         let stored = |parts: &Parts| match parts.config().dtype {
             Some(StoredType::Float32) => 4,
             Some(StoredType::Float16 | StoredType::Bfloat16) | None => 2,
@@ -213,7 +229,7 @@ impl Memory {
         };
         // One after the other.
         let reference = if setup.loads_reference { read(parts.reference()) } else { 0 };
-        *self.host.of(Kind::Loading) = read(parts).max(reference);
+        *self.device.of(Kind::Loading) = read(parts).max(reference);
     }
 }
 

@@ -82,11 +82,14 @@ pub enum BudgetRefusal {
     },
     /// The device has room, and the machine's main memory has not.
     #[error(
-        "the machines of the workers have too little main memory: a worker needs {} of it beside its device, but {} can be planned with; most of it, {}, is for {}: {}",
-        Bytes(*needed), Bytes(*planned), Bytes(*of_kind), kind.name(), Main(remedies, *needed)
+        "the machines of the workers have too little main memory: {} {} of it beside the devices, but {} can be planned with; most of it, {}, is for {}: {}",
+        Needing(*workers), Bytes(*needed), Bytes(*planned), Bytes(*of_kind), kind.name(),
+        Main { remedies, needed: *needed, workers: *workers }
     )]
     MainMemory {
-        /// Bytes that a worker needs.
+        /// Workers of a machine.
+        workers: u32,
+        /// Bytes that they need together.
         needed: u64,
         /// Bytes that are planned with.
         planned: u64,
@@ -106,8 +109,11 @@ pub struct Remedy {
     change: String,
     /// Bytes that a worker needs then.
     needed: u64,
-    /// Bytes of main memory beside them; 0 where the device's memory is main memory.
+    /// Bytes of main memory beside them that all workers of a machine need, or one where their number
+    /// is not known; 0 where the device's memory is main memory.
     in_main_memory: u64,
+    /// That number, or 1.
+    workers: u32,
 }
 
 /// Most remedies that are told.
@@ -131,14 +137,15 @@ pub fn check_memory(demand: &Demand<'_>) -> Result<u32, BudgetRefusal> {
     match (largest, tokens) {
         (None, _) => {
             let memory = needed(longest);
-            Err(match room.planned_host_bytes() {
-                Some(planned_host) if memory.device_peak() <= planned => {
-                    let kind = memory.largest_on_host();
+            Err(match room.main_memory {
+                Some(machine) if memory.device_peak() <= planned => {
+                    let (kind, of_kind) = memory.largest_of_machine(machine.workers);
                     BudgetRefusal::MainMemory {
-                        needed: memory.host_peak(),
-                        planned: planned_host,
+                        workers: machine.workers,
+                        needed: memory.peak_of_machine(machine.workers),
+                        planned: machine.planned_bytes(),
                         kind,
-                        of_kind: memory.on_host(kind),
+                        of_kind,
                         remedies: remedies(demand),
                     }
                 }
@@ -192,10 +199,6 @@ fn remedies(demand: &Demand<'_>) -> Vec<Remedy> {
     if is_cuda {
         candidates.push(Setup { offload_optimizer: !setup.offload_optimizer, ..*setup });
     }
-    // Sharded worlds save when they stop.
-    if setup.checkpoints && setup.mode == Mode::Replicated && room.host_bytes.is_some() {
-        candidates.push(Setup { checkpoints: false, ..*setup });
-    }
     if can_shard && setup.world_size > 1 && !is_sharded {
         candidates.push(Setup { mode: Mode::ShardedOptimizer, ..*setup });
         candidates.push(fully);
@@ -234,22 +237,31 @@ fn remedy(from: &Setup, to: &Setup, demand: &Demand<'_>) -> Remedy {
     if to.offload_optimizer != from.offload_optimizer {
         changes.push(format!("train.offload_optimizer = {}", to.offload_optimizer));
     }
-    if to.checkpoints != from.checkpoints {
-        changes.push("checkpoint.every_steps = 0".to_owned());
-    }
     if to.world_size != from.world_size {
         changes.push(format!("{} workers", to.world_size));
     }
     let memory = Memory::new(demand.parts, to, demand.longest, demand.room.completion_share);
-    let (needed, in_main_memory) = (memory.device_peak(), memory.host_peak());
-    Remedy { change: changes.join(" with "), needed, in_main_memory }
+    let workers = demand.room.main_memory.map_or(1, |machine| machine.workers);
+    Remedy {
+        change: changes.join(" with "),
+        needed: memory.device_peak(),
+        in_main_memory: memory.peak_of_machine(workers),
+        workers,
+    }
 }
 
 /// What would fit, or how much memory of the device would.
 struct Device<'a>(&'a [Remedy], u64);
 
-/// The same of main memory.
-struct Main<'a>(&'a [Remedy], u64);
+/// The same of the main memory of machines with so many workers.
+struct Main<'a> {
+    remedies: &'a [Remedy],
+    needed: u64,
+    workers: u32,
+}
+
+/// The workers of a machine, who need something.
+struct Needing(u32);
 
 impl fmt::Display for Device<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -267,15 +279,21 @@ impl fmt::Display for Device<'_> {
 
 impl fmt::Display for Main<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(remedies, needed) = *self;
+        let Self { remedies, needed, workers } = *self;
         if !remedies.is_empty() {
             write!(f, "set {}, or ", Alternatives(remedies))?;
         }
-        write!(
-            f,
-            "use machines with more than {} a worker, or fewer workers on each",
-            Bytes(needed)
-        )
+        write!(f, "use machines with more than {}", Bytes(needed))?;
+        if workers > 1 { write!(f, ", or fewer workers on each") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Needing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => write!(f, "a worker needs"),
+            workers => write!(f, "the {workers} workers of one need"),
+        }
     }
 }
 
@@ -293,13 +311,15 @@ impl fmt::Display for Alternatives<'_> {
 
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { change, needed, in_main_memory } = self;
-        match in_main_memory {
-            0 => write!(f, "{change} ({})", Bytes(*needed)),
-            beside => {
-                write!(f, "{change} ({}, and {} of main memory)", Bytes(*needed), Bytes(*beside))
+        let Self { change, needed, in_main_memory, workers } = self;
+        write!(f, "{change} ({}", Bytes(*needed))?;
+        if *in_main_memory > 0 {
+            write!(f, ", and {} of main memory", Bytes(*in_main_memory))?;
+            if *workers > 1 {
+                write!(f, " for {workers} workers")?;
             }
         }
+        write!(f, ")")
     }
 }
 

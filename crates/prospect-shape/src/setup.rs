@@ -35,8 +35,6 @@ pub struct Setup {
     pub num_parts: Option<u32>,
     /// Whether the reference is in memory; it is not where all its values are known.
     pub loads_reference: bool,
-    /// Whether checkpoints are copied into main memory while training goes on.
-    pub checkpoints: bool,
 }
 
 // === impl ComputeType ===
@@ -92,7 +90,6 @@ impl Setup {
             world_size,
             num_parts: is_canonical.then_some(config.train.reduction_parts),
             loads_reference: true,
-            checkpoints: config.checkpoint.every_steps > 0,
         }
     }
 

@@ -145,12 +145,17 @@ impl Times<'_> {
         } else {
             Operations::default()
         };
-        let world_size = f64::from(self.setup.world_size);
-        let passes =
-            |tokens: f64| (tokens / world_size / f64::from(self.microbatch_tokens)).ceil().max(1.0);
+        // A pass holds rows of one part.
+        let num_parts = self.setup.num_parts.unwrap_or(self.setup.world_size);
+        let parts_of_worker = f64::from(num_parts.div_ceil(self.setup.world_size));
+        let tokens_of_part = |tokens: f64| tokens / f64::from(num_parts);
+        let passes = |tokens: f64| {
+            let of_part = tokens_of_part(tokens) / f64::from(self.microbatch_tokens);
+            parts_of_worker * of_part.ceil().max(1.0)
+        };
         let num_microbatches = passes(self.workload.tokens());
         // Logits of one tile are kept for the backward pass.
-        let num_predicted = (predicted / world_size / num_microbatches) as u64;
+        let num_predicted = (tokens_of_part(predicted) * parts_of_worker / num_microbatches) as u64;
         let keeps_logits = head::is_one_tile(self.parts.config(), self.setup, num_predicted);
         let again = Operations {
             blocks: if self.setup.recompute == Recompute::Blocks { forward.blocks } else { 0.0 },

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use prospect_core::{Dtype, ExitCode, MicrobatchTokens, RunConfig};
-use prospect_shape::{DeviceKind, Memory, ModelConfig, Parts, Setup, WorkerDevice};
+use prospect_shape::{DeviceKind, MainMemory, Memory, ModelConfig, Parts, Setup, WorkerDevice};
 
 use super::script::Script;
 use super::world::World;
@@ -21,7 +21,7 @@ fn world(overrides: &[&str]) -> World {
 
 /// The error of a start with these settings and workers with so many bytes.
 async fn refusal(overrides: &[&str], memory_bytes: Option<u64>) -> CoordinatorError {
-    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, host_bytes: None });
+    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, main_memory: None });
     let world = world(overrides);
     let options = Options { device, ..world.options("run") };
     let error = Coordinator::bind(options).await.err().expect("the coordinator must refuse");
@@ -76,7 +76,7 @@ async fn a_large_reference_behind_a_small_policy_is_refused() {
     fs::write(dir.join("config.json"), shape.to_string()).unwrap();
     fs::write(dir.join("model.safetensors"), "no weights").unwrap();
     let memory_bytes = Some(1_500_000_000);
-    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, host_bytes: None });
+    let device = Some(WorkerDevice { kind: DeviceKind::Cpu, memory_bytes, main_memory: None });
     drop(Coordinator::bind(Options { device, ..world.options("alike") }).await.unwrap());
     let world = world.with(&[&format!("reference.path={}", dir.display())]);
     let found = Coordinator::bind(Options { device, ..world.options("apart") }).await;
@@ -88,9 +88,10 @@ async fn a_large_reference_behind_a_small_policy_is_refused() {
 #[tokio::test]
 async fn main_memory_beside_the_devices_is_checked() {
     let world = world(&["train.microbatch_tokens=24"]);
-    let start = |host_bytes, run| {
+    let start = |bytes: Option<u64>, run| {
         let (kind, memory_bytes) = (DeviceKind::Cuda, Some(1 << 40));
-        let device = Some(WorkerDevice { kind, memory_bytes, host_bytes });
+        let main_memory = bytes.map(|bytes| MainMemory { bytes, workers: 2 });
+        let device = Some(WorkerDevice { kind, memory_bytes, main_memory });
         Coordinator::bind(Options { device, ..world.options(run) })
     };
     drop(start(None, "unknown").await.unwrap());
@@ -105,7 +106,7 @@ async fn a_budget_beyond_what_a_worker_ever_has_needs_no_room() {
     let device = Some(WorkerDevice {
         kind: DeviceKind::Cpu,
         memory_bytes: Some(400_000_000),
-        host_bytes: None,
+        main_memory: None,
     });
     let world = world(&["train.microbatch_tokens=100000000"]);
     Coordinator::bind(Options { device, ..world.options("run") }).await.unwrap();
@@ -133,7 +134,7 @@ async fn devices_that_are_not_known_are_refused_where_no_kind_fits() {
     let auto = |kind: Option<DeviceKind>| async move {
         let many = "train.global_batch_size=1000000";
         let world = world(&["train.microbatch_tokens=auto", many, "train.memory_gb=4"]);
-        let device = kind.map(|kind| WorkerDevice { kind, memory_bytes: None, host_bytes: None });
+        let device = kind.map(|kind| WorkerDevice { kind, memory_bytes: None, main_memory: None });
         drop(Coordinator::bind(Options { device, ..world.options("run") }).await.unwrap());
         written(&world)
     };
@@ -157,7 +158,7 @@ async fn a_reference_whose_values_are_known_takes_no_room() {
         let device = Some(WorkerDevice {
             kind: DeviceKind::Cpu,
             memory_bytes: Some(between),
-            host_bytes: None,
+            main_memory: None,
         });
         Coordinator::bind(Options { device, ..world.options("run") })
     };

@@ -208,7 +208,7 @@ async fn a_type_that_the_devices_decide_is_refused_unless_it_is_known() {
     let world = sharing().with(&["model.dtype=auto"]);
     let error = Coordinator::bind(world.options("run")).await.err().unwrap();
     check_refused(&error, ExitCode::Usage, &["model.dtype", "\"float32\" or \"bfloat16\""]);
-    let device = WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: None, host_bytes: None };
+    let device = WorkerDevice { kind: DeviceKind::Cpu, memory_bytes: None, main_memory: None };
     let options = Options { device: Some(device), ..world.options("run") };
     Coordinator::bind(options).await.unwrap();
 

@@ -77,16 +77,22 @@ fn tiles_of_the_head_are_larger_on_cuda() {
 }
 
 #[test]
-fn sharded_workers_gather_their_segments_to_stop() {
-    let cuda = Setup { checkpoints: false, world_size: 4, ..setup(DeviceKind::Cuda) };
+fn workers_copy_what_they_save() {
+    let cuda = Setup { world_size: 4, ..setup(DeviceKind::Cuda) };
     let parts = Parts::new(&smollm2_135m());
     let copied = |mode| memory(&Setup { mode, ..cuda }).on_host(Kind::Checkpoint);
-    assert_eq!(copied(Mode::Replicated), 0);
+    assert_eq!(copied(Mode::Replicated), 14 * parts.whole());
     // Weights in bf16 of every fourth segment; moments and masters of a fourth of each.
     let [embedding, block] = [0, 1].map(|idx| parts.segments()[idx]);
     let expected = 2 * (embedding + 7 * block) + 12 * parts.share(4);
     assert_eq!(copied(Mode::ShardedOptimizer), expected);
     assert_eq!(copied(Mode::FullySharded), expected);
+    // Of a replicated world one worker does.
+    let runtime = memory(&cuda).on_host(Kind::Runtime);
+    let of_machine = |mode| memory(&Setup { mode, ..cuda }).peak_of_machine(4);
+    assert_eq!(of_machine(Mode::Replicated), 14 * parts.whole() + 4 * runtime);
+    assert_eq!(of_machine(Mode::FullySharded), 4 * (expected + runtime));
+    assert_eq!(memory(&cuda).largest_of_machine(2), (Kind::Runtime, 2 * runtime));
 }
 
 #[test]
@@ -119,6 +125,8 @@ fn a_reference_of_another_shape_is_held_as_it_is() {
     let cpu = Memory::new(&parts, &setup(DeviceKind::Cpu), 1, 0.5);
     let stored = if policy.dtype == Some(StoredType::Float32) { 4 } else { 2 };
     assert_eq!(cpu.on_device(Kind::Loading), stored * large.num_parameters());
+    let cuda = of(&parts, &alone);
+    assert_eq!(cuda.on_device(Kind::Loading) + cuda.on_host(Kind::Loading), 0);
 
     let sharded = Setup { mode: Mode::FullySharded, world_size: 4, ..alone };
     assert_eq!(of(&parts, &sharded).on_device(Kind::Reference), 2 * large.share(4));

@@ -1,6 +1,7 @@
 //! What is refused, with the figure that would work.
 
 use super::*;
+use crate::devices::MainMemory;
 use crate::testing::{setup, smollm2_135m};
 
 /// A model of about 8 billion parameters.
@@ -25,7 +26,7 @@ fn demand<'a>(
     tokens: Option<u32>,
 ) -> Demand<'a> {
     let memory_bytes = (gigabytes * 1e9) as u64;
-    let room = Room { memory_bytes, host_bytes: None, completion_share: 1.0 };
+    let room = Room { memory_bytes, main_memory: None, completion_share: 1.0 };
     Demand { parts, setup, room, longest: 1024, most: u32::MAX, tokens }
 }
 
@@ -47,6 +48,14 @@ fn the_largest_budget_fits_and_one_more_does_not() {
         .map(|most| check_memory(&Demand { most, tokens: Some(1 << 20), ..demand }));
     assert_eq!(little, Ok(1 << 20));
     assert!(matches!(much, Err(BudgetRefusal::Microbatch { .. })), "{much:?}");
+}
+
+/// The budget of the large model on H200s, so many in a machine with this much main memory.
+fn on_machine(setup: &Setup, gigabytes: f64, workers: u32) -> Result<u32, BudgetRefusal> {
+    let parts = large();
+    let demand = demand(&parts, setup, 150.1, None);
+    let main_memory = Some(MainMemory { bytes: (gigabytes * 1e9) as u64, workers });
+    check_memory(&Demand { room: Room { main_memory, ..demand.room }, ..demand })
 }
 
 /// Every remedy that is told is one.
@@ -106,32 +115,58 @@ fn a_reference_that_does_not_fit_behind_a_small_policy_is_refused() {
 
 #[test]
 fn main_memory_is_held_against_what_there_is() {
-    let parts = large();
     let offloaded = Setup { offload_optimizer: true, ..setup(DeviceKind::Cuda) };
-    let with_host = |gigabytes: f64, setup| {
-        let demand = demand(&parts, setup, 141.0, None);
-        let host_bytes = Some((gigabytes * 1e9) as u64);
-        check_memory(&Demand { room: Room { host_bytes, ..demand.room }, ..demand })
-    };
-    // 12 bytes a weight for the optimizer and 14 for a checkpoint, and 2 while files are read.
-    assert!(with_host(300.0, &offloaded).is_ok());
-    let refusal = with_host(200.0, &offloaded).unwrap_err();
+    // 12 bytes a weight for the optimizer and 14 for a checkpoint.
+    assert!(on_machine(&offloaded, 300.0, 1).is_ok());
+    let refusal = on_machine(&offloaded, 200.0, 1).unwrap_err();
     let text = refusal.to_string();
     for told in [
         "too little main memory: a worker needs 21",
         "180.0 GB can be planned with",
-        "is for checkpoint: set checkpoint.every_steps = 0 (",
+        "is for checkpoint: set train.mode = \"fully_sharded\" with 2 workers (",
         "or use machines with more than 21",
     ] {
         assert!(text.contains(told), "{told:?} is missing in: {text}");
     }
+    // A world that stops makes a copy, whatever the interval.
+    assert!(!text.contains("checkpoint.every_steps"), "{text}");
+    assert!(!text.contains("fewer workers"), "{text}");
     let BudgetRefusal::MainMemory { remedies, planned, .. } = refusal else { panic!("{text}") };
     assert!(remedies.iter().all(|remedy| remedy.in_main_memory <= planned), "{text}");
     // Offloading is no way out where there is nowhere to go.
     let kept = setup(DeviceKind::Cuda);
-    let text = with_host(100.0, &kept).unwrap_err().to_string();
+    let text = on_machine(&kept, 100.0, 1).unwrap_err().to_string();
     assert!(text.starts_with("the model does not fit"), "{text}");
     assert!(!text.contains("set train.offload_optimizer"), "{text}");
+}
+
+#[test]
+fn the_workers_of_a_machine_share_its_main_memory() {
+    // Rank 0 of a replicated world copies 14 bytes a weight, 112 GB, and others nothing; the runtime of
+    // each takes 2 GB.
+    let two = Setup { world_size: 2, ..setup(DeviceKind::Cuda) };
+    let replicated = Setup { loads_reference: false, recompute: Recompute::Blocks, ..two };
+    assert!(on_machine(&replicated, 135.0, 2).is_ok());
+    let text = on_machine(&replicated, 125.0, 2).unwrap_err().to_string();
+    for told in ["the 2 workers of one need 11", "112.5 GB can be", "or fewer workers on each"] {
+        assert!(text.contains(told), "{told:?} is missing in: {text}");
+    }
+    // Together the ranks of a sharded world copy as much.
+    let sharded = Setup { mode: Mode::FullySharded, ..two };
+    assert!(on_machine(&sharded, 135.0, 2).is_ok());
+    assert!(on_machine(&sharded, 125.0, 2).is_err());
+    assert!(on_machine(&sharded, 125.0, 1).is_ok());
+    // Every rank of a replicated world has an optimizer.
+    let offloaded = Setup { offload_optimizer: true, ..replicated };
+    let refusal = on_machine(&offloaded, 300.0, 2).unwrap_err();
+    let text = refusal.to_string();
+    assert!(
+        text.contains("is for optimizer") && text.contains("GB of main memory for 2"),
+        "{text}"
+    );
+    assert!(on_machine(&offloaded, 360.0, 2).is_ok());
+    let BudgetRefusal::MainMemory { remedies, planned, .. } = refusal else { panic!("{text}") };
+    assert!(remedies.iter().all(|remedy| remedy.in_main_memory <= planned), "{text}");
 }
 
 #[test]

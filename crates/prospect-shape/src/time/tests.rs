@@ -281,3 +281,31 @@ fn logits_of_one_tile_are_computed_once() {
     let head = (forward() - blocks_forward()) / (4.0 * hardware.flops);
     assert!((again / head - 1.0).abs() < 1e-9);
 }
+
+#[test]
+fn a_pass_computes_rows_of_one_part() {
+    let (parts, workload, hardware) =
+        (Parts::new(&smollm2_135m()), workload(), Gpu::named("H100").unwrap().hardware(1));
+    let check = |world_size, num_parts, microbatch_tokens, (num_passes, computed): (f64, f64)| {
+        let setup = Setup { world_size, num_parts, ..four(Mode::Replicated) };
+        let times = Times {
+            parts: &parts,
+            setup: &setup,
+            workload: &workload,
+            hardware: &hardware,
+            microbatch_tokens,
+        };
+        assert_eq!(times.work().num_microbatches, num_passes);
+        let seconds = computed / (f64::from(world_size) * hardware.flops);
+        let found = times.step().forward_backward_seconds;
+        assert!((found / seconds - 1.0).abs() < 1e-9, "{found} s instead of {seconds} s");
+    };
+    // 1,024 completion tokens have 201 MB of logits, one tile; more are computed again.
+    let once = 3.0 * forward();
+    let again = once + forward() - blocks_forward();
+    check(1, None, 8192, (2.0, again));
+    check(1, Some(8), 8192, (8.0, once));
+    check(1, Some(2), 4096, (4.0, again));
+    // The worker with the most parts of ten.
+    check(4, Some(10), 8192, (3.0, once));
+}

@@ -62,8 +62,15 @@ impl Estimate {
         largest_microbatch(&self.parts, &self.setup, self.room.as_ref()?)
     }
 
+    /// The largest budget that fits into the device, whatever main memory there is.
+    pub fn largest_of_device(&self) -> Option<u32> {
+        let room = Room { main_memory: None, ..self.room? };
+        largest_microbatch(&self.parts, &self.setup, &room)
+    }
+
     /// Everything as one JSON object with a line end.
     pub fn to_json(&self) -> String {
+        let memory = self.memory();
         let value: Value = json!({
             "model": self.name,
             "num_parameters": self.parts.num_parameters(),
@@ -75,7 +82,13 @@ impl Estimate {
             "largest_microbatch_tokens": self.largest(),
             "memory_bytes": self.room.map(|room| room.memory_bytes),
             "planned_bytes": self.room.map(|room| room.planned_bytes()),
-            "memory": self.memory(),
+            "memory": memory,
+            "main_memory": self.room.and_then(|room| room.main_memory).map(|machine| json!({
+                "bytes": machine.bytes,
+                "planned_bytes": machine.planned_bytes(),
+                "workers": machine.workers,
+                "needed_bytes": memory.peak_of_machine(machine.workers),
+            })),
             "hardware": self.hardware,
             "time": self.time(),
             "num_steps": self.num_steps,

@@ -129,7 +129,7 @@ impl Place {
             Devices::Here(found) => devices::shared(found, "auto", num_workers),
             Devices::Gpus { memory_bytes, .. } => {
                 let (kind, memory_bytes) = (DeviceKind::Cuda, *memory_bytes);
-                (WorkerDevice { kind, memory_bytes, host_bytes: None }, 1)
+                (WorkerDevice { kind, memory_bytes, main_memory: None }, 1)
             }
         }
     }

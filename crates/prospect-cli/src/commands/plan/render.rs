@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use prospect_core::{Mode, Recompute};
-use prospect_shape::{DeviceKind, Kind, Memory, Setup};
+use prospect_shape::{DeviceKind, Kind, MainMemory, Memory, Setup};
 
 use super::estimate::Estimate;
 use crate::display::{bytes, duration};
@@ -50,6 +50,9 @@ impl Estimate {
         }
         line("  at most", &columns(memory.device_peak(), memory.host_peak(), has_host));
         line("  of", &self.room_words());
+        if let Some(words) = self.main_memory_words(&memory) {
+            line("  and", &words);
+        }
         line("", "");
         self.time_lines(&mut line);
         text
@@ -72,12 +75,25 @@ impl Estimate {
         let Some(room) = self.room else {
             return "unknown memory; give --gpu-memory or train.memory_gb".to_owned();
         };
-        let largest = match self.largest() {
+        let largest = match self.largest_of_device() {
             Some(tokens) => format!("the largest microbatch_tokens that fits is {tokens}"),
             None => "no microbatch fits".to_owned(),
         };
         let (all, planned) = (bytes(room.memory_bytes), bytes(room.planned_bytes()));
         format!("{all} a worker, of which {planned} are planned with: {largest}")
+    }
+
+    /// What the workers of a machine need of its main memory together, where it is known what there is.
+    fn main_memory_words(&self, memory: &Memory) -> Option<String> {
+        let room = self.room?;
+        let MainMemory { bytes: all, workers } = room.main_memory?;
+        let planned = bytes(room.main_memory?.planned_bytes());
+        let needed = bytes(memory.peak_of_machine(workers));
+        let short = if room.has_main_memory(memory) { "" } else { ", which do not fit" };
+        let all = bytes(all);
+        Some(format!(
+            "{all} of main memory a machine, of which {planned} are planned with: its workers ({workers}) need {needed}{short}"
+        ))
     }
 
     fn time_lines(&self, line: &mut impl FnMut(&str, &str)) {
@@ -151,3 +167,6 @@ fn scaled(number: f64) -> String {
 fn short(seconds: f64) -> String {
     if seconds >= 1.0 { format!("{seconds:.2} s") } else { format!("{:.1} ms", 1e3 * seconds) }
 }
+
+#[cfg(test)]
+mod tests;

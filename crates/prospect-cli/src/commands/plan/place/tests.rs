@@ -1,6 +1,7 @@
 //! Places on machines that are made up.
 
 use clap::Parser;
+use prospect_shape::MainMemory;
 
 use super::*;
 use crate::args::{Cli, Command};
@@ -63,6 +64,18 @@ fn a_place_is_this_machine_unless_gpus_are_typed() {
     check(&["NVIDIA L4"], &["--gpus", "2"], (l4, Some(24.0), 50.0, measured));
     let typed = ["--gpus", "2", "--flops-per-second", "7e13"];
     check(&["NVIDIA L4"], &typed, (l4, Some(24.0), 70.0, "as typed"));
+}
+
+#[test]
+fn the_workers_of_this_machine_share_its_main_memory() {
+    let of = |gpus: &[&str], typed: &[&str]| place(gpus, typed).unwrap().of_worker(2);
+    let machine = devices::main_memory_bytes().map(|bytes| MainMemory { bytes, workers: 2 });
+    assert_eq!(of(&["NVIDIA L4"], &[]).main_memory, machine);
+    assert_eq!(of(&["NVIDIA L4"; 2], &[]).main_memory, machine);
+    assert_eq!(of(&["NVIDIA L4"], &["--gpus", "2"]).main_memory, None);
+    let cpu = of(&[], &[]);
+    assert_eq!(cpu.memory_bytes, machine.map(|machine| machine.bytes / 2));
+    assert_eq!(cpu.main_memory, None);
 }
 
 #[test]
