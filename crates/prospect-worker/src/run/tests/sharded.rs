@@ -75,40 +75,32 @@ fn a_checkpoint_that_one_rank_is_told_of_is_written_by_both() {
     }
 }
 
-/// What rank 0 says of a last checkpoint that could not be written while there was no directory for
-/// it: under which number it failed, then where it lies. `orders` are the numbers of the stops that
-/// follow on what it says.
 #[test]
 fn a_last_checkpoint_that_failed_is_told_again_and_begun_again_by_another_order() {
     let run_dir = run_dir();
     let checkpoints = run_dir.path().join("checkpoints");
     fs::remove_dir(&checkpoints).unwrap();
     let mut forming = forming();
-    // The first failure is told while the run goes on; the second answers an order by which nothing
-    // is begun. An order that comes twice begins nothing.
+    // Numbers of the stops that follow on what rank 0 says of the checkpoint. The first failure is told
+    // while the run goes on; the second answers an order by which nothing is begun. An order that comes
+    // twice begins nothing.
     let mut orders = [vec![0], vec![1, 1], vec![0]].into_iter();
-    let mut num_written = 0;
-    let react = move |heard: &Heard| {
-        if matches!(heard.message, From::CheckpointWritten { .. }) {
-            num_written += 1;
+    let react = move |heard: &Heard| match &heard.message {
+        From::Loaded { .. } | From::StoreReady { .. } => forming(heard),
+        From::Ready { .. } => {
+            let part = u32::from(heard.worker == "w1");
+            vec![Do::Say(shard_of(part, 1, true))]
         }
-        match &heard.message {
-            From::Loaded { .. } | From::StoreReady { .. } => forming(heard),
-            From::Ready { .. } => {
-                let part = u32::from(heard.worker == "w1");
-                vec![Do::Say(shard_of(part, 1, true))]
+        From::CheckpointWritten { path, .. } if path.contains("-g1-3-") => to_both(&To::Close),
+        From::CheckpointFailed { .. } | From::CheckpointWritten { .. } => {
+            let orders = orders.next().unwrap_or_default();
+            if orders.len() == 2 {
+                fs::create_dir(&checkpoints).unwrap();
             }
-            From::CheckpointWritten { .. } if num_written == 2 => to_both(&To::Close),
-            From::CheckpointFailed { .. } | From::CheckpointWritten { .. } => {
-                let orders = orders.next().unwrap_or_default();
-                if orders.len() == 2 {
-                    fs::create_dir(&checkpoints).unwrap();
-                }
-                let stop = |num_retries| To::Stop { reason: "SIGTERM".into(), num_retries };
-                orders.into_iter().flat_map(|number| to_both(&stop(number))).collect()
-            }
-            _ => usual(heard),
+            let stop = |num_retries| To::Stop { reason: "SIGTERM".into(), num_retries };
+            orders.into_iter().flat_map(|number| to_both(&stop(number))).collect()
         }
+        _ => usual(heard),
     };
     let mut coordinator = scripted(run_dir.path(), react);
     coordinator.mode = "fully_sharded";
