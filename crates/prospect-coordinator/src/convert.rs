@@ -30,8 +30,8 @@ pub(crate) fn event(from: FromWorker) -> Option<Event> {
         WorkerMessage::CheckpointWritten { step, path, manifest_sha256 } => {
             Event::CheckpointWritten { worker, step, path, manifest_sha256 }
         }
-        WorkerMessage::CheckpointFailed { step, message } => {
-            Event::CheckpointFailed { worker, step, message }
+        WorkerMessage::CheckpointFailed { step, num_retries, message } => {
+            Event::CheckpointFailed { worker, step, num_retries, message }
         }
         WorkerMessage::FinalWritten { path } => Event::FinalWritten { worker, generation, path },
         WorkerMessage::Failure { step, message, kind } => {

@@ -221,7 +221,7 @@ fn every_worker_message_survives_the_wire() {
             ..StepReport::default()
         }),
         WorkerMessage::CheckpointWritten { step: Step(5), path: text(), manifest_sha256: text() },
-        WorkerMessage::CheckpointFailed { step: Step(5), message: text() },
+        WorkerMessage::CheckpointFailed { step: Step(5), num_retries: 1, message: text() },
         WorkerMessage::FinalWritten { path: text() },
         WorkerMessage::Leave { reason: text() },
     ];

@@ -94,6 +94,9 @@ pub enum WorkerMessage {
     CheckpointFailed {
         /// Step after which it was to be taken.
         step: Step,
+        /// Number of the order by which it was begun, as in [`Stop`](crate::CoordinatorMessage::Stop);
+        /// 0 while the run goes on.
+        num_retries: u32,
         /// What happened.
         message: String,
     },
@@ -175,8 +178,9 @@ impl From<WorkerMessage> for Message {
                 let step = step.0;
                 Self::CheckpointWritten(v1::CheckpointWritten { step, path, manifest_sha256 })
             }
-            WorkerMessage::CheckpointFailed { step, message } => {
-                Self::CheckpointFailed(v1::CheckpointFailed { step: step.0, message })
+            WorkerMessage::CheckpointFailed { step, num_retries, message } => {
+                let step = step.0;
+                Self::CheckpointFailed(v1::CheckpointFailed { step, message, num_retries })
             }
             WorkerMessage::FinalWritten { path } => Self::FinalWritten(v1::FinalWritten { path }),
             WorkerMessage::Failure { step, message, kind } => Self::Failure(v1::Failure {
@@ -219,7 +223,8 @@ impl TryFrom<Message> for WorkerMessage {
             }
             Message::CheckpointFailed(failed) => {
                 require(failed.step > 0, "checkpoint_failed.step", || "it is 0".to_owned())?;
-                Self::CheckpointFailed { step: Step(failed.step), message: failed.message }
+                let v1::CheckpointFailed { step, message, num_retries } = failed;
+                Self::CheckpointFailed { step: Step(step), num_retries, message }
             }
             Message::FinalWritten(written) => Self::FinalWritten { path: written.path },
             Message::Failure(failure) => Self::Failure {

@@ -113,7 +113,8 @@ impl Worker {
         if self.script.num_failing_checkpoints > 0 {
             self.script.num_failing_checkpoints -= 1;
             let message = "no space left on device".to_owned();
-            return self.say(WorkerMessage::CheckpointFailed { step, message }).await;
+            let failed = WorkerMessage::CheckpointFailed { step, num_retries: 0, message };
+            return self.say(failed).await;
         }
         let path = format!("checkpoints/.staged-{}-{}", step.directory_name(), self.incarnation.0);
         let manifest_sha256 = write_checkpoint(&self.run_dir().join(&path), step);

@@ -72,6 +72,21 @@ fn f14_the_coordinator_while_a_disk_of_a_sharded_world_is_full_once() {
     }
 }
 
+/// What is still being written when the last step is done stands in the way of its checkpoint, which is
+/// ordered once more.
+#[test]
+fn f14_the_coordinator_while_a_sharded_world_writes() {
+    for slot in [0, 1] {
+        let chaos = Chaos::new().steps(24).workers(2).set("train.mode=fully_sharded");
+        let chaos = chaos.set("checkpoint.every_steps=1");
+        let chaos = chaos.worker_points(slot, &["checkpoint::model=sleep(700)"]);
+        let mut run = chaos.start();
+        run.wait_until("step 6", |run| journal::last_step(&run.run_dir) >= 6);
+        run.signal_coordinator(Signal::TERM);
+        check_resumed(check_stopped(run.finish().expect_workers(ExitCode::Preempted)));
+    }
+}
+
 #[test]
 fn f14_the_coordinator_while_workers_load() {
     let mut chaos = Chaos::new();

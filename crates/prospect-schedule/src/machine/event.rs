@@ -124,6 +124,9 @@ pub enum Event {
         worker: WorkerId,
         /// Step after which it was to be taken.
         step: Step,
+        /// Number of the order by which it was begun, as in [`Action::SendStop`](super::Action);
+        /// 0 while the run goes on.
+        num_retries: u32,
         /// What happened, in words.
         message: String,
     },

@@ -71,10 +71,24 @@ impl RunMachine {
         self.files_settled();
     }
 
-    pub(super) fn checkpoint_failed(&mut self, worker: &WorkerId, step: Step, message: &str) {
+    pub(super) fn checkpoint_failed(
+        &mut self,
+        worker: &WorkerId,
+        step: Step,
+        num_retries: u32,
+        message: &str,
+    ) {
         self.members.heard(worker, self.now);
-        if self.checkpoints.is_ordered_from(step, worker) {
-            self.no_checkpoint(step, &format!("worker {worker} could not write it: {message}"));
+        // What was begun by another order has nothing to do with what is waited for.
+        let stop = self.stop.as_ref().filter(|stop| stop.step == Some(step));
+        let is_other = stop.is_some_and(|stop| stop.num_retries != num_retries);
+        if is_other || !self.checkpoints.is_ordered_from(step, worker) {
+            return;
+        }
+        let cause = format!("worker {worker} could not write it: {message}");
+        let what = self.note_failed(step, &cause);
+        if let Some(what) = what.filter(|_| !self.saves_again(step)) {
+            self.go_without(step, &what);
         }
     }
 
@@ -108,20 +122,30 @@ impl RunMachine {
         }
     }
 
-    /// A checkpoint could not be had. The one before it stays.
+    /// A checkpoint could not be had, and is not tried again.
     fn no_checkpoint(&mut self, step: Step, cause: &str) {
+        if let Some(what) = self.note_failed(step, cause) {
+            self.go_without(step, &what);
+        }
+    }
+
+    /// Puts on record that a checkpoint could not be had, in words that are returned, unless that is
+    /// known.
+    fn note_failed(&mut self, step: Step, cause: &str) -> Option<String> {
         if !self.checkpoints.fail(step) {
-            return;
+            return None;
         }
         let what = format!("the checkpoint of step {step} failed: {cause}");
         self.note("checkpoint_failed", step, what.clone());
+        Some(what)
+    }
+
+    /// A checkpoint could not be had. The one before it stays.
+    fn go_without(&mut self, step: Step, what: &str) {
         let in_a_row = self.checkpoints.num_failed;
-        if self.saves_again(step) {
-            return;
-        }
         let is_last = self.stop.as_ref().is_some_and(|stop| stop.step == Some(step));
         if is_last {
-            return self.fail(FailureKind::Storage, &what);
+            return self.fail(FailureKind::Storage, what);
         }
         if self.options.checkpoint_fail_after.is_some_and(|limit| in_a_row >= limit) {
             let what = format!("{what}; {in_a_row} in a row is what checkpoint.fail_after allows");

@@ -159,8 +159,8 @@ impl RunMachine {
             Event::CheckpointWritten { worker, step, path, manifest_sha256 } => {
                 self.checkpoint_written(&worker, step, path, manifest_sha256);
             }
-            Event::CheckpointFailed { worker, step, message } => {
-                self.checkpoint_failed(&worker, step, &message);
+            Event::CheckpointFailed { worker, step, num_retries, message } => {
+                self.checkpoint_failed(&worker, step, num_retries, &message);
             }
             Event::FinalWritten { worker, generation, path } => {
                 self.final_written(&worker, generation, path);

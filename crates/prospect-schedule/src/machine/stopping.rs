@@ -17,8 +17,7 @@ pub(super) struct Stop {
     pub(super) num_retries: u32,
 }
 
-/// How often the last checkpoint of a sharded world is ordered again. In another world rank 0 sees to
-/// that by itself.
+/// How often a last checkpoint that could not be written is ordered again.
 const MAX_RETRIES: u32 = 1;
 
 impl RunMachine {
@@ -50,8 +49,8 @@ impl RunMachine {
     /// The world does what it was sent, saves its last step and leaves.
     pub(super) fn stop_at_work(&mut self) {
         let step = self.pipeline.sent;
-        // What was begun together and failed is begun again only if all ranks are told to.
-        let has_failed = self.options.sharded && self.checkpoints.has_failed(step);
+        // Ranks that share the state begin again what failed only if all of them are told to.
+        let has_failed = self.checkpoints.has_failed(step);
         let Some(stop) = &mut self.stop else { return };
         (stop.step, stop.num_retries) = (Some(step), u32::from(has_failed));
         self.reason = format!("stopping after step {step} ({})", stop.reason);
@@ -71,12 +70,10 @@ impl RunMachine {
         self.act(Action::SendStop { reason, num_retries, to });
     }
 
-    /// Whether the checkpoint of the last step, which has just failed, is ordered once more.
+    /// Whether the checkpoint of the last step, which could not be written, is ordered once more.
     pub(super) fn saves_again(&mut self, step: Step) -> bool {
-        let is_sharded = self.options.sharded;
-        let may_retry = |stop: &&mut Stop| {
-            is_sharded && stop.step == Some(step) && stop.num_retries < MAX_RETRIES
-        };
+        let may_retry =
+            |stop: &&mut Stop| stop.step == Some(step) && stop.num_retries < MAX_RETRIES;
         let Some(stop) = self.stop.as_mut().filter(may_retry) else { return false };
         stop.num_retries += 1;
         self.order_last_checkpoint(step);

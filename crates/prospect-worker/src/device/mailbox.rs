@@ -198,6 +198,16 @@ impl Mailbox {
         self.wait(|state| state.writing.is_none().then_some(()))
     }
 
+    /// Waits until no checkpoint is being written, or a stop is among the orders that wait. Whether
+    /// none is being written.
+    pub fn wait_written_or_stop(&self) -> Result<bool, Interrupted> {
+        self.wait(|state| {
+            let is_at_rest = state.writing.is_none();
+            let is_stop = |(_, order): &(Generation, Order)| matches!(order, Order::Stop { .. });
+            (is_at_rest || state.orders.iter().any(is_stop)).then_some(is_at_rest)
+        })
+    }
+
     /// Waits until no checkpoint is being written, but no longer than this.
     pub fn wait_written_for(&self, limit: Duration) -> Result<(), Interrupted> {
         let state = self.lock();

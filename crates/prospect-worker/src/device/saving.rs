@@ -36,6 +36,8 @@ pub(super) struct Saving {
     /// The way to the thread that writes, once there was something to write. It ends after this
     /// end of it and is not waited for: what nobody waits for any more counts for nothing.
     writer: Option<mpsc::Sender<Job>>,
+    /// How many checkpoints it has begun with others.
+    num_begun_together: u32,
 }
 
 /// A rank's part of a checkpoint to be written.
@@ -43,6 +45,8 @@ struct Job {
     snapshot: Snapshot,
     /// Directory that is written, relative to the run directory.
     path: PathBuf,
+    /// Number of the order that it is written by.
+    num_retries: u32,
 }
 
 impl Saving {
@@ -50,16 +54,16 @@ impl Saving {
         let suffix = setup.incarnation.0.chars().take(NAME_CHARS).collect();
         let run_dir = setup.terms.run_dir.clone();
         let device = setup.device;
-        Self { run_dir, device, suffix, mailbox, voice, writer: None }
+        Self { run_dir, device, suffix, mailbox, voice, writer: None, num_begun_together: 0 }
     }
 
     /// Copies the weights and has them written; nothing may be being written, so that there is one
     /// copy at most. A failure is told and leaves everything as it is.
-    pub fn begin(&mut self, trainer: &Trainer) {
+    pub fn begin(&mut self, trainer: &Trainer, num_retries: u32) {
         let step = trainer.done();
-        let begun = self.hand_over(trainer, format!("{}-{}", step.directory_name(), self.suffix));
-        if let Err(error) = begun {
-            say_failed(&self.voice, step, error.to_string());
+        let name = format!("{}-{}", step.directory_name(), self.suffix);
+        if let Err(error) = self.hand_over(trainer, name, num_retries) {
+            say_failed(&self.voice, step, num_retries, error.to_string());
         }
     }
 
@@ -72,18 +76,27 @@ impl Saving {
         &mut self,
         trainer: &Trainer,
         generation: Generation,
+        num_retries: u32,
     ) -> Result<(), WorkerError> {
-        // No world finds what ranks of an earlier one may still be writing.
-        let step = trainer.done().directory_name();
-        self.hand_over(trainer, format!("{step}-g{generation}-{}", self.suffix))
+        // No world finds what ranks of an earlier one may still be writing, and none what the
+        // coordinator may be moving to its place.
+        self.num_begun_together += 1;
+        let (step, number) = (trainer.done().directory_name(), self.num_begun_together);
+        let name = format!("{step}-g{generation}-{number}-{}", self.suffix);
+        self.hand_over(trainer, name, num_retries)
     }
 
-    fn hand_over(&mut self, trainer: &Trainer, name: String) -> Result<(), WorkerError> {
+    fn hand_over(
+        &mut self,
+        trainer: &Trainer,
+        name: String,
+        num_retries: u32,
+    ) -> Result<(), WorkerError> {
         self.mailbox.begin_writing(trainer.done());
         let path = Path::new(CHECKPOINTS).join(format!(".staged-{name}"));
         let begun = trainer.snapshot(&self.run_dir.join(&path)).map_err(WorkerError::from);
         let begun = begun.and_then(|snapshot| {
-            let job = Job { snapshot, path };
+            let job = Job { snapshot, path, num_retries };
             self.writer()?.send(job).expect("the writer ends after its sender");
             Ok(())
         });
@@ -100,7 +113,12 @@ impl Saving {
             None => "another rank's part of an earlier one".to_owned(),
         };
         let message = format!("{earlier} is still being written; raise checkpoint.every_steps");
-        say_failed(&self.voice, step, message);
+        say_failed(&self.voice, step, 0, message);
+    }
+
+    /// Tells once more that a checkpoint could not be written by this order.
+    pub fn say_failed(&self, step: Step, num_retries: u32) {
+        say_failed(&self.voice, step, num_retries, "its log says why".to_owned());
     }
 
     /// Writes the trained model and, as rank 0, says so. In a sharded world all ranks write their
@@ -149,10 +167,13 @@ fn spawn_writer(
             }
             for job in queue {
                 let (step, is_leader) = (job.snapshot.step(), job.snapshot.is_leader());
+                let num_retries = job.num_retries;
                 let written = write(job, &voice);
                 match &written {
                     Ok(()) => {}
-                    Err(error) if is_leader => say_failed(&voice, step, error.to_string()),
+                    Err(error) if is_leader => {
+                        say_failed(&voice, step, num_retries, error.to_string());
+                    }
                     // Rank 0 tells the coordinator.
                     Err(error) => warn!(%step, %error, "no part of a checkpoint"),
                 }
@@ -164,7 +185,7 @@ fn spawn_writer(
 }
 
 fn write(job: Job, voice: &Voice) -> Result<(), WorkerError> {
-    let Job { snapshot, path } = job;
+    let Job { snapshot, path, .. } = job;
     let step = snapshot.step();
     let digest = catch_unwind(AssertUnwindSafe(|| snapshot.write()))
         .map_err(|_| WorkerError::WriterDied { step })??;
@@ -182,7 +203,7 @@ fn write(job: Job, voice: &Voice) -> Result<(), WorkerError> {
     Ok(())
 }
 
-fn say_failed(voice: &Voice, step: Step, message: String) {
+fn say_failed(voice: &Voice, step: Step, num_retries: u32, message: String) {
     warn!(%step, error = message, "no checkpoint");
-    voice.say(WorkerMessage::CheckpointFailed { step, message });
+    voice.say(WorkerMessage::CheckpointFailed { step, num_retries, message });
 }

@@ -19,16 +19,19 @@ impl World {
         self.set_phase(StepPhase::Saving);
         let writing = self.mailbox.writing();
         if !self.trainer.any(writing.is_some())? {
-            self.begin_together()?;
-        } else if is_rank_0 {
+            return Ok(self.begin_together(0)?);
+        }
+        // The coordinator is told, and orders it again if it is the last one.
+        self.begun_together = (self.trainer.done(), 0);
+        if is_rank_0 {
             self.saving.skip(self.trainer.done(), writing);
         }
         Ok(())
     }
 
-    fn begin_together(&mut self) -> Result<(), WorkerError> {
-        self.begun_together = self.trainer.done();
-        self.saving.begin_together(&self.trainer, self.voice.generation())
+    fn begin_together(&mut self, num_retries: u32) -> Result<(), WorkerError> {
+        self.begun_together = (self.trainer.done(), num_retries);
+        self.saving.begin_together(&self.trainer, self.voice.generation(), num_retries)
     }
 
     /// Waits until no rank of a sharded world is writing.
@@ -43,18 +46,27 @@ impl World {
 
     /// Sees that a checkpoint of the last step of a sharded world lies on disk, if that can be done:
     /// one that was begun is begun again if the coordinator, which has been told that it failed, has
-    /// ordered it once more than the ranks have begun it.
-    pub(super) fn save_last_step_together(&mut self, num_retries: u32) -> Result<(), Break> {
+    /// ordered it under another number.
+    pub(super) fn save_last_step_together(
+        &mut self,
+        num_retries: u32,
+        is_rank_0: bool,
+    ) -> Result<(), Break> {
         self.set_phase(StepPhase::Saving);
+        let done = self.trainer.done();
         // The coordinator may end the run as soon as it has what it waits for, so ranks that asked
         // each other what has become of it would be left waiting. All know what they were told.
-        let is_begun = self.trainer.done() == self.begun_together;
-        if !is_begun || num_retries > self.num_retries {
-            self.num_retries = num_retries;
+        if self.begun_together != (done, num_retries) {
             self.wait_written_together()?;
-            self.begin_together()?;
+            self.begin_together(num_retries)?;
+            self.mailbox.wait_written_or_stop()?;
+            return Ok(());
         }
-        self.mailbox.wait_written()?;
+        let is_at_rest = self.mailbox.wait_written_or_stop()?;
+        if is_at_rest && is_rank_0 && !self.mailbox.is_saved(done) {
+            // The order may have come again because nobody has heard of that.
+            self.saving.say_failed(done, num_retries);
+        }
         Ok(())
     }
 }

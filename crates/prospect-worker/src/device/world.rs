@@ -33,10 +33,9 @@ pub(super) struct World {
     /// is as soon as none is being written, unless the next step comes first. In a sharded world it
     /// is begun, or not, with the step that it is of.
     owes_checkpoint: bool,
-    /// Step of the last checkpoint that the ranks of a sharded world have begun, or began from.
-    pub(super) begun_together: Step,
-    /// How often those ranks have begun a last checkpoint again.
-    pub(super) num_retries: u32,
+    /// The last checkpoint that the ranks of a sharded world have begun or skipped, or began from:
+    /// its step, and the number of the order that it was begun by.
+    pub(super) begun_together: (Step, u32),
 }
 
 impl World {
@@ -53,8 +52,7 @@ impl World {
             place: None,
             store: None,
             owes_checkpoint: false,
-            begun_together: Step(0),
-            num_retries: 0,
+            begun_together: (Step(0), 0),
         }
     }
 
@@ -70,7 +68,7 @@ impl World {
     fn follow_order(&mut self) -> Result<(), Break> {
         self.set_phase(StepPhase::Idle);
         let Some((generation, order)) = self.mailbox.next_order(self.owes_checkpoint)? else {
-            self.begin_checkpoint();
+            self.begin_checkpoint(0);
             return Ok(());
         };
         match order {
@@ -84,7 +82,7 @@ impl World {
                 if self.trainer.is_sharded() {
                     self.wait_written_together()?;
                 } else if rank.0 == 0 {
-                    self.complete_checkpoints()?;
+                    self.complete_checkpoints(0)?;
                 } else {
                     return Ok(());
                 }
@@ -92,10 +90,10 @@ impl World {
             }
             Order::Stop { reason, num_retries } => {
                 match self.place.as_ref().map(|place| place.rank.0) {
-                    Some(_) if self.trainer.is_sharded() => {
-                        self.save_last_step_together(num_retries)?;
+                    Some(rank) if self.trainer.is_sharded() => {
+                        self.save_last_step_together(num_retries, rank == 0)?;
                     }
-                    Some(0) => self.save_last_step()?,
+                    Some(0) => self.save_last_step(num_retries)?,
                     _ => {}
                 }
                 info!(step = %self.trainer.done(), %reason, "the run is stopped");
@@ -125,7 +123,7 @@ impl World {
         self.publish_weights();
         let step = entered?;
         // What a sharded world begins with is the model's directory or a checkpoint.
-        (self.begun_together, self.num_retries) = (step, 0);
+        self.begun_together = (step, 0);
         match &place.restore {
             Restore::Initial | Restore::Checkpoint { .. } => {
                 self.mailbox.set_taken_over(Some(step));
@@ -182,10 +180,10 @@ impl World {
         Ok(applied?)
     }
 
-    fn begin_checkpoint(&mut self) {
+    fn begin_checkpoint(&mut self, num_retries: u32) {
         self.set_phase(StepPhase::Saving);
         self.owes_checkpoint = false;
-        self.saving.begin(&self.trainer);
+        self.saving.begin(&self.trainer, num_retries);
     }
 
     /// Begins the checkpoint that is owed. If another one is being written, nobody waits for that:
@@ -195,27 +193,27 @@ impl World {
             return;
         }
         match self.mailbox.writing() {
-            None => self.begin_checkpoint(),
+            None => self.begin_checkpoint(0),
             Some(earlier) => self.saving.skip(self.trainer.done(), Some(earlier)),
         }
     }
 
     /// Sees that a checkpoint of the last step lies on disk, if that can be done.
-    fn save_last_step(&mut self) -> Result<(), Break> {
+    fn save_last_step(&mut self, num_retries: u32) -> Result<(), Break> {
         self.set_phase(StepPhase::Saving);
         // It may be the one that is being written.
         self.mailbox.wait_written()?;
         let done = self.trainer.done();
         self.owes_checkpoint = done > Step(0) && !self.mailbox.is_saved(done);
-        self.complete_checkpoints()
+        self.complete_checkpoints(num_retries)
     }
 
     /// Waits until the checkpoints that were ordered lie on disk, as far as that can be done.
-    fn complete_checkpoints(&mut self) -> Result<(), Break> {
+    fn complete_checkpoints(&mut self, num_retries: u32) -> Result<(), Break> {
         self.set_phase(StepPhase::Saving);
         self.mailbox.wait_written()?;
         if self.owes_checkpoint {
-            self.begin_checkpoint();
+            self.begin_checkpoint(num_retries);
             self.mailbox.wait_written()?;
         }
         Ok(())

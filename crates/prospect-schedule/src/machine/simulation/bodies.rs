@@ -86,7 +86,7 @@ impl World {
             self.now < self.plan.quiet_from && self.chance.happens(self.plan.disk_fails);
         let said = if disk_fails || lacks_part {
             self.seen.insert("checkpoint failed");
-            Event::CheckpointFailed { worker, step, message: "no space left".into() }
+            self.processes[pid].no_checkpoint(step)
         } else {
             let path = format!("checkpoints/.staged-{step}-{pid}");
             self.disk.staged.insert(path.clone(), (step, value));

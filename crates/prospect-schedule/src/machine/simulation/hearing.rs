@@ -57,10 +57,7 @@ impl Process {
             }
             Action::SendStop { num_retries, .. } => {
                 self.is_stopping = true;
-                if num_retries > 0 {
-                    // All ranks have been told to begin again what failed.
-                    self.written.remove(&self.done());
-                }
+                self.num_retries = num_retries;
                 self.stop_if_done()
             }
             Action::SendClose => {
@@ -140,6 +137,7 @@ impl Process {
             // What was written of other weights is worth nothing.
             self.writing.clear();
             self.written.clear();
+            self.begun = (Step(0), 0);
         }
         let place = Place { rank, world_size, restore, is_ready: false, has_met: false };
         let said = self.place_reports(&place);

@@ -77,6 +77,7 @@ fn every_history_ends_with_all_steps_and_nothing_lost() {
         "kept",
         "regroup",
         "rolled back",
+        "saved again",
         "shrunk",
         "stopped",
     ];

@@ -83,7 +83,11 @@ pub(super) struct Process {
     pub(super) stands: bool,
     pub(super) save_after: BTreeSet<Step>,
     pub(super) writing: BTreeSet<Step>,
-    /// What was written, or failed to be, and is not known to be durable.
+    /// The last checkpoint that it has begun or skipped, and the number of the order for it.
+    pub(super) begun: (Step, u32),
+    /// Number of the last stop.
+    pub(super) num_retries: u32,
+    /// What was written and is not known to be durable.
     pub(super) written: BTreeMap<Step, Event>,
     pub(super) durable: Step,
     pub(super) final_written: Option<Event>,
@@ -115,6 +119,8 @@ impl Process {
             stands: false,
             save_after: BTreeSet::new(),
             writing: BTreeSet::new(),
+            begun: (Step(0), 0),
+            num_retries: 0,
             written: BTreeMap::new(),
             durable: Step(0),
             final_written: None,
@@ -227,10 +233,43 @@ impl Process {
         wishes
     }
 
+    /// Begins the checkpoint whose turn it is. While another one is being written, there is none of
+    /// the last step before a stop.
     fn save(&mut self) -> Option<Wish> {
         let (step, value) = self.weights?;
-        let is_known = self.durable >= step || self.written.contains_key(&step);
-        (!is_known && self.writing.insert(step)).then_some(Wish::Write(step, value))
+        self.begun = (step, 0);
+        if self.is_stopping && !self.is_busy() && !self.writing.is_empty() {
+            return Some(Wish::Say(self.no_checkpoint(step)));
+        }
+        self.writing.insert(step);
+        Some(Wish::Write(step, value))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.current.is_some() || self.pending.is_some() || !self.queue.is_empty()
+    }
+
+    /// Begins what a stop orders as soon as nothing is being written, once an order. If that order
+    /// was followed and failed, it says so again.
+    fn save_last(&mut self) -> Option<Wish> {
+        let (step, value) = self.weights?;
+        if !self.writing.is_empty() || self.durable >= step {
+            return None;
+        }
+        let order = (step, self.num_retries);
+        if self.begun != order {
+            self.begun = order;
+            self.writing.insert(step);
+            return Some(Wish::Write(step, value));
+        }
+        let is_written = self.written.contains_key(&step);
+        (!is_written).then(|| Wish::Say(self.no_checkpoint(step)))
+    }
+
+    pub(super) fn no_checkpoint(&self, step: Step) -> Event {
+        let num_retries = if self.begun.0 == step { self.begun.1 } else { 0 };
+        let (worker, message) = (self.worker.clone(), "no space left".into());
+        Event::CheckpointFailed { worker, step, num_retries, message }
     }
 
     /// A file lies beside its place, or could not be written.
@@ -238,10 +277,16 @@ impl Process {
         if !self.writing.remove(&step) {
             return Vec::new();
         }
-        if matches!(said, Event::CheckpointWritten { .. }) || !self.is_stopping {
+        if matches!(said, Event::CheckpointWritten { .. }) {
             self.written.insert(step, said.clone());
         }
-        vec![Wish::Say(said)]
+        let has_failed = !self.written.contains_key(&step);
+        let mut wishes = vec![Wish::Say(said)];
+        // A stop may have waited for that. Whoever has just said that it failed does not say it twice.
+        if !(has_failed && self.begun == (step, self.num_retries)) {
+            wishes.extend(self.stop_if_done());
+        }
+        wishes
     }
 
     pub(super) fn has_written_final(&mut self, said: Event) -> Vec<Wish> {
@@ -250,13 +295,12 @@ impl Process {
     }
 
     pub(super) fn stop_if_done(&mut self) -> Vec<Wish> {
-        let is_busy = self.current.is_some() || self.pending.is_some() || !self.queue.is_empty();
-        if !self.is_stopping || is_busy || self.has_left {
+        if !self.is_stopping || self.is_busy() || self.has_left {
             return Vec::new();
         }
         let is_rank_0 = self.place.as_ref().is_some_and(|place| place.rank == Rank(0));
         if is_rank_0 && self.done() > Step(0) {
-            return self.save().into_iter().collect();
+            return self.save_last().into_iter().collect();
         }
         if !self.leaves_early {
             return Vec::new();

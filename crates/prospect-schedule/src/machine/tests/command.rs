@@ -187,7 +187,10 @@ impl<'a> Command<'a> {
                 path: format!("checkpoints/.staged-{step}"),
                 manifest_sha256: "sha".into(),
             },
-            "unwritten" => Event::CheckpointFailed { worker: self.worker(), step, message: text },
+            "unwritten" => {
+                let num_retries = self.number("again", 0) as u32;
+                Event::CheckpointFailed { worker: self.worker(), step, num_retries, message: text }
+            }
             "published" => Event::CheckpointPublished {
                 step,
                 path: format!("checkpoints/{}", step.directory_name()),

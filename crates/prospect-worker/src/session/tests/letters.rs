@@ -163,7 +163,7 @@ fn a_generation_ends_what_was_said_in_it() {
 
 #[test]
 fn a_failed_checkpoint_is_told_once() {
-    let failed = From::CheckpointFailed { step: Step(1), message: "full".into() };
+    let failed = From::CheckpointFailed { step: Step(1), num_retries: 0, message: "full".into() };
     let mut outbox = Outbox::default();
     outbox.keep(None, &failed, true);
     assert_eq!(outbox.say_again(), []);
