@@ -9,6 +9,11 @@ use crate::setup::Setup;
 /// measured, and allocators leave gaps.
 const PLANNED_SHARE: f64 = 0.9;
 
+/// Least memory in units of 10^9 bytes, of two decimal places, of which so many bytes are planned with.
+pub(crate) fn gigabytes_for(planned: u64) -> f64 {
+    (planned as f64 / PLANNED_SHARE / 1e7).ceil() / 100.0
+}
+
 /// Microbatches above this gain nothing on any device.
 const MOST_TOKENS: u32 = 1 << 20;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use prospect_core::{Mode, Recompute};
 
 use crate::devices::DeviceKind;
-use crate::fit::{Room, largest_microbatch};
+use crate::fit::{Room, gigabytes_for, largest_microbatch};
 use crate::kind::Kind;
 use crate::memory::Memory;
 use crate::parts::Parts;
@@ -269,8 +269,8 @@ impl fmt::Display for Device<'_> {
         if remedies.is_empty() {
             return write!(
                 f,
-                "use workers with more than {}, and set train.memory_gb where they may use more",
-                Bytes(needed)
+                "use workers with more memory, with train.memory_gb = {:.2} or more where they may use it; nine tenths of it are planned with",
+                gigabytes_for(needed)
             );
         }
         write!(f, "set {}, or train.memory_gb where a worker may use more", Alternatives(remedies))

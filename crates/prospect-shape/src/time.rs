@@ -47,6 +47,8 @@ pub struct StepTime {
     pub hidden_seconds: f64,
     /// Seconds of clipping and update.
     pub optimizer_seconds: f64,
+    /// Seconds of the commit and of the reference point, as far as nothing hides them.
+    pub control_seconds: f64,
     /// Seconds of all.
     pub step_seconds: f64,
     /// Tokens of rows a second, on all workers.
@@ -124,6 +126,7 @@ impl Times<'_> {
             waiting_seconds: collectives.waiting,
             hidden_seconds: collectives.all - collectives.waiting,
             optimizer_seconds,
+            control_seconds: CONTROL_SECONDS,
             step_seconds,
             tokens_per_second: self.workload.tokens() / step_seconds,
             mfu: peak.map(|peak| flops / (step_seconds * peak)),

@@ -174,7 +174,10 @@ fn memory_that_nothing_helps_is_told_as_such() {
     let parts = Parts::new(&smollm2_135m());
     let canonical = Setup { num_parts: Some(8), ..setup(DeviceKind::Cpu) };
     let text = check_memory(&demand(&parts, &canonical, 1.0, None)).unwrap_err().to_string();
-    assert!(text.contains("use workers with more than"), "{text}");
+    let (_, figure) = text.split_once("train.memory_gb = ").expect(&text);
+    let figure: f64 = figure.split(' ').next().unwrap().parse().unwrap();
+    let fits = |gigabytes| check_memory(&demand(&parts, &canonical, gigabytes, None)).is_ok();
+    assert!(fits(figure) && !fits(figure - 0.02), "{text}");
 }
 
 #[test]

@@ -113,6 +113,7 @@ impl Estimate {
             ("passes", time.forward_backward_seconds),
             ("waiting", time.waiting_seconds),
             ("optimizer", time.optimizer_seconds),
+            ("commit", time.control_seconds),
         ];
         for (name, seconds) in parts {
             line(&format!("  {name}"), &short(seconds));
