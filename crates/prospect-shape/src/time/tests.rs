@@ -24,9 +24,19 @@ fn workload() -> Workload {
     Workload { global_batch_size: 64, lengths: Lengths::uniform(128, 128), pairs: true }
 }
 
-fn step(setup: &Setup, hardware: &Hardware) -> StepTime {
+/// What `ask` finds out about the times of that workload in microbatches of so many tokens.
+fn with_times<T>(
+    setup: &Setup,
+    hardware: &Hardware,
+    microbatch_tokens: u32,
+    ask: impl FnOnce(&Times<'_>) -> T,
+) -> T {
     let (parts, workload) = (Parts::new(&smollm2_135m()), workload());
-    Times { parts: &parts, setup, workload: &workload, hardware, microbatch_tokens: 4096 }.step()
+    ask(&Times { parts: &parts, setup, workload: &workload, hardware, microbatch_tokens })
+}
+
+fn step(setup: &Setup, hardware: &Hardware) -> StepTime {
+    with_times(setup, hardware, 4096, |times| times.step())
 }
 
 /// Operations of a forward pass over all rows.
@@ -263,18 +273,11 @@ fn computing_again_takes_time_and_is_not_counted_as_work() {
 
 #[test]
 fn logits_of_one_tile_are_computed_once() {
-    let (setup, parts, workload) =
-        (four(Mode::Replicated), Parts::new(&smollm2_135m()), workload());
-    let hardware = Gpu::named("H100").unwrap().hardware(4);
+    let (setup, hardware) = (four(Mode::Replicated), Gpu::named("H100").unwrap().hardware(4));
     let seconds = |microbatch_tokens| {
-        let times = Times {
-            parts: &parts,
-            setup: &setup,
-            workload: &workload,
-            hardware: &hardware,
-            microbatch_tokens,
-        };
-        times.step().forward_backward_seconds
+        with_times(&setup, &hardware, microbatch_tokens, |times| {
+            times.step().forward_backward_seconds
+        })
     };
     // 512 completion tokens have 101 MB of logits, 2,048 have 403 MB.
     let again = seconds(4096) - seconds(1024);
@@ -284,20 +287,14 @@ fn logits_of_one_tile_are_computed_once() {
 
 #[test]
 fn a_pass_computes_rows_of_one_part() {
-    let (parts, workload, hardware) =
-        (Parts::new(&smollm2_135m()), workload(), Gpu::named("H100").unwrap().hardware(1));
+    let hardware = Gpu::named("H100").unwrap().hardware(1);
     let check = |world_size, num_parts, microbatch_tokens, (num_passes, computed): (f64, f64)| {
         let setup = Setup { world_size, num_parts, ..four(Mode::Replicated) };
-        let times = Times {
-            parts: &parts,
-            setup: &setup,
-            workload: &workload,
-            hardware: &hardware,
-            microbatch_tokens,
-        };
-        assert_eq!(times.work().num_microbatches, num_passes);
+        let (found_passes, found) = with_times(&setup, &hardware, microbatch_tokens, |times| {
+            (times.work().num_microbatches, times.step().forward_backward_seconds)
+        });
+        assert_eq!(found_passes, num_passes);
         let seconds = computed / (f64::from(world_size) * hardware.flops);
-        let found = times.step().forward_backward_seconds;
         assert!((found / seconds - 1.0).abs() < 1e-9, "{found} s instead of {seconds} s");
     };
     // 1,024 completion tokens have 201 MB of logits, one tile; more are computed again.
